@@ -1,0 +1,3 @@
+//! Layers: what changed, as a deterministic tar and back.
+
+pub mod entry;

@@ -1,0 +1,17 @@
+//! Compiles `rbuild.v1` with protox, so that no `protoc` needs to be installed.
+
+use std::path::Path;
+
+use prost::Message;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let files = ["tree", "build", "session", "events", "admin"].map(|name| format!("proto/rbuild/v1/{name}.proto"));
+    for file in &files {
+        println!("cargo:rerun-if-changed={file}");
+    }
+    let descriptors = protox::compile(&files, ["proto"])?;
+    let out = std::env::var("OUT_DIR")?;
+    std::fs::write(Path::new(&out).join("rbuild.v1.bin"), descriptors.encode_to_vec())?;
+    tonic_prost_build::configure().compile_fds(descriptors)?;
+    Ok(())
+}

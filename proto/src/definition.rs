@@ -1,0 +1,355 @@
+//! The dependency graph as a frontend hands it over: vertices, the ops they stand for, and what each op reads.
+//!
+//! A definition is complete: whoever holds it can compute every key without the Dockerfile. It holds no path of this machine
+//! and no secret value.
+
+use crate::digest::{DiffId, Digest};
+use crate::platform::Platform;
+
+/// Index of a vertex in [`Definition::vertices`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VertexId(pub u32);
+
+/// Vertices in topological order: an input always stands before the vertex that reads it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Definition {
+    /// The vertices; [`VertexId`] counts from 0.
+    pub vertices: Vec<Vertex>,
+}
+
+/// One operation of the graph.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vertex {
+    /// What is done.
+    pub op: Op,
+    /// What the result runs on.
+    pub platform: Platform,
+    /// How the user sees the step: `[build 3/7] RUN make`. Not part of any key.
+    pub name: String,
+    /// First and last line in the Dockerfile, from 1; nothing for what no line asked for. Not part of any key.
+    pub lines: Option<(u32, u32)>,
+    /// The stage the step belongs to, by name or number: `build`, `2`. Not part of any key.
+    pub stage: String,
+}
+
+/// The kinds of work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Op {
+    /// The filesystem of an image.
+    Image(ImageOp),
+    /// The files of a build context. Has no layers; only copies and bind mounts read it.
+    Local(LocalOp),
+    /// `RUN`: a process on a root filesystem.
+    Exec(Box<ExecOp>),
+    /// `COPY`, `ADD`, `WORKDIR`: changes to a root filesystem, without a process.
+    File(FileOp),
+}
+
+/// How an input enters the key of the vertex that reads it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum InputMode {
+    /// By the key of the vertex that produces it.
+    Definition,
+    /// By the content of the files that are selected from it.
+    Content,
+}
+
+/// A pinned image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageOp {
+    /// The full reference, for the reader. Not part of any key.
+    pub reference: String,
+    /// The platform manifest this build uses. Not part of any key: a re-pushed identical image hits.
+    pub manifest: Digest,
+    /// The layer chain, from the base upwards. This is the identity of the filesystem.
+    pub diff_ids: Vec<DiffId>,
+}
+
+/// A build context that the client offers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalOp {
+    /// `context`, or the name given with `--build-context`.
+    pub name: String,
+}
+
+/// A process on a root filesystem.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExecOp {
+    /// The root filesystem; nothing means an empty one.
+    pub root: Option<VertexId>,
+    /// Program and arguments.
+    pub args: Vec<String>,
+    /// Environment in the order the process sees it.
+    pub env: Vec<(String, String)>,
+    /// Proxy variables: given to the process, never part of the key, of history or of the image.
+    pub proxy_env: Vec<(String, String)>,
+    /// Absolute working directory.
+    pub cwd: String,
+    /// `user[:group]` as in the image config; empty means root.
+    pub user: String,
+    /// Which network the process sees.
+    pub network: Network,
+    /// Host name, if not the default.
+    pub hostname: Option<String>,
+    /// `--add-host`: names and addresses; only names are part of the key.
+    pub extra_hosts: Vec<(String, String)>,
+    /// Size of `/dev/shm` in bytes, if not the default.
+    pub shm_size_bytes: Option<u64>,
+    /// A heredoc that starts with `#!`: made executable and mounted read-only at `/dev/pipes/<name>`.
+    pub script: Option<InlineFile>,
+    /// `--mount` options, in order.
+    pub mounts: Vec<Mount>,
+}
+
+/// Network of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Network {
+    /// A namespace of its own with a way out.
+    #[default]
+    Default,
+    /// A namespace of its own with loopback only.
+    None,
+    /// The network of the build server.
+    Host,
+}
+
+/// A file whose bytes stand in the Dockerfile.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InlineFile {
+    /// File name: the heredoc's delimiter.
+    pub name: String,
+    /// The bytes.
+    pub data: Vec<u8>,
+}
+
+/// One `RUN --mount`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// Absolute path in the step.
+    pub target: String,
+    /// What appears there.
+    pub kind: MountKind,
+}
+
+/// What a mount shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MountKind {
+    /// Files of a stage, image or context; writes are thrown away.
+    Bind {
+        /// Whose files.
+        from: VertexId,
+        /// Path inside, absolute.
+        source: String,
+        /// Whether the step may write to its throw-away copy.
+        writable: bool,
+    },
+    /// A directory that survives builds.
+    Cache {
+        /// Its identity, namespace included.
+        id: String,
+        /// Who may use it at the same time.
+        sharing: Sharing,
+        /// What it holds when it is first made, with the path inside.
+        from: Option<(VertexId, String)>,
+        /// Whether the step may write.
+        writable: bool,
+        /// Mode and owner of the directory when it is first made.
+        access: MountAccess,
+    },
+    /// An empty directory in memory.
+    Tmpfs {
+        /// Limit in bytes.
+        size_bytes: Option<u64>,
+    },
+    /// A secret as a file, and perhaps in the environment.
+    Secret {
+        /// Name that the client knows it by.
+        id: String,
+        /// Whether a file is made at the target.
+        file: bool,
+        /// Variable that holds the value.
+        env: Option<String>,
+        /// Mode and owner of the file.
+        access: MountAccess,
+        /// Whether the build fails without it.
+        required: bool,
+    },
+    /// The client's SSH agent.
+    Ssh {
+        /// Name that the client knows it by.
+        id: String,
+        /// Mode and owner of the socket.
+        access: MountAccess,
+        /// Whether the build fails without it.
+        required: bool,
+    },
+}
+
+/// Mode and owner of something a mount makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct MountAccess {
+    /// Permission bits.
+    pub mode: u32,
+    /// Numeric owner.
+    pub uid: u32,
+    /// Numeric group.
+    pub gid: u32,
+}
+
+/// Who may use a cache mount at the same time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Sharing {
+    /// Everybody.
+    #[default]
+    Shared,
+    /// One; others get a directory of their own.
+    Private,
+    /// One; others wait.
+    Locked,
+}
+
+/// Changes to a root filesystem, without a process. The result is one layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileOp {
+    /// The root filesystem; nothing means an empty one.
+    pub root: Option<VertexId>,
+    /// What is done to it.
+    pub action: FileAction,
+}
+
+/// The kinds of change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FileAction {
+    /// `COPY` and `ADD`.
+    Copy(CopyAction),
+    /// `WORKDIR`.
+    MakeDir(MakeDirAction),
+}
+
+/// `COPY` and `ADD`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CopyAction {
+    /// What is copied, in order.
+    pub sources: Vec<CopySource>,
+    /// Absolute, cleaned destination without trailing `/`; `/` for the root.
+    pub dest: String,
+    /// Whether the destination was written with a trailing `/` (or `/.`), so that it names a directory.
+    pub dest_is_dir: bool,
+    /// `--chown`; nothing means 0:0 for contexts and the source's own ids for stages.
+    pub owner: Option<Owner>,
+    /// `--chmod`.
+    pub mode: Option<ModeChange>,
+    /// `--link`.
+    pub link: bool,
+    /// `--parents`.
+    pub parents: bool,
+    /// `--exclude` patterns, in order, in the language of `.dockerignore`.
+    pub exclude: Vec<String>,
+    /// `ADD`: archives of the context are unpacked.
+    pub unpack: bool,
+}
+
+/// One source of a copy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CopySource {
+    /// Files of a stage, image or context.
+    Path {
+        /// Whose files.
+        from: VertexId,
+        /// Path or wildcard pattern inside, as written after expansion, `/` and `..` not yet clipped.
+        pattern: String,
+    },
+    /// A heredoc: mode 0644, owner 0:0.
+    Inline(InlineFile),
+}
+
+/// `WORKDIR`: makes the directory and missing parents, 0755.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MakeDirAction {
+    /// Absolute, cleaned path.
+    pub path: String,
+    /// Owner of what is made; nothing means 0:0.
+    pub owner: Option<Owner>,
+}
+
+/// An owner as written: names are looked up in the root filesystem's own `/etc/passwd` and `/etc/group`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    /// The user; nothing (`:group`) leaves uid 0.
+    pub user: Option<Id>,
+    /// The group. Nothing: the same number as the user, or a named user's primary group.
+    pub group: Option<Id>,
+}
+
+/// A user or a group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Id {
+    /// 0 to 2^31 - 2.
+    Number(u32),
+    /// To be looked up.
+    Name(String),
+}
+
+/// `--chmod`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ModeChange {
+    /// Replaces the permission bits: 0 to 0o7777.
+    Octal(u32),
+    /// Clauses like `u+rwX,go=r`, already checked.
+    Symbolic(String),
+}
+
+impl Vertex {
+    /// The vertices this one reads, each with the way it enters the key; a vertex may stand here twice.
+    #[must_use]
+    pub fn inputs(&self) -> Vec<(VertexId, InputMode)> {
+        let mut inputs = Vec::new();
+        match &self.op {
+            Op::Image(_) | Op::Local(_) => {}
+            Op::Exec(exec) => {
+                inputs.extend(exec.root.map(|root| (root, InputMode::Definition)));
+                for mount in &exec.mounts {
+                    match &mount.kind {
+                        MountKind::Bind { from, .. } => inputs.push((*from, InputMode::Content)),
+                        MountKind::Cache {
+                            from: Some((from, _)), ..
+                        } => inputs.push((*from, InputMode::Content)),
+                        _ => {}
+                    }
+                }
+            }
+            Op::File(file) => {
+                inputs.extend(file.root.map(|root| (root, InputMode::Definition)));
+                if let FileAction::Copy(copy) = &file.action {
+                    for source in &copy.sources {
+                        if let CopySource::Path { from, .. } = source {
+                            inputs.push((*from, InputMode::Content));
+                        }
+                    }
+                }
+            }
+        }
+        inputs
+    }
+}
+
+impl Definition {
+    /// The vertex behind `id`.
+    ///
+    /// # Panics
+    /// If `id` is of another definition.
+    #[must_use]
+    pub fn vertex(&self, id: VertexId) -> &Vertex {
+        &self.vertices[id.0 as usize]
+    }
+
+    /// Appends `vertex` and returns its id.
+    ///
+    /// # Panics
+    /// Past 2^32 vertices.
+    pub fn push(&mut self, vertex: Vertex) -> VertexId {
+        let id = VertexId(u32::try_from(self.vertices.len()).expect("a Dockerfile has fewer lines than 2^32"));
+        self.vertices.push(vertex);
+        id
+    }
+}

@@ -1,0 +1,19 @@
+//! What goes over a wire or into a hash.
+//!
+//! Every type here is a promise: its bytes are read by another process, another version or another machine. This crate
+//! never knows I/O, clocks, async, or defaults of the machine it runs on; what it encodes is pinned by golden tests.
+//!
+//! Reading order: identity first ([`digest`], [`reference`], [`platform`]), then what images are made of ([`oci`],
+//! [`tree`]), then what a build is made of ([`definition`], [`canonical`], [`record`]), last the gRPC protocol
+//! ([`v1`], generated from `proto/rbuild/v1/*.proto`).
+#![forbid(unsafe_code)]
+
+pub mod digest;
+pub mod reference;
+pub mod platform;
+pub mod oci;
+pub mod tree;
+pub mod definition;
+pub mod canonical;
+pub mod record;
+pub mod v1;

@@ -1,0 +1,13 @@
+//! `rbuild.v1`, generated from `proto/rbuild/v1/*.proto`, and the conversions between it and the types of this crate.
+#![allow(
+    missing_docs,
+    clippy::all,
+    clippy::pedantic,
+    clippy::allow_attributes_without_reason,
+    reason = "generated"
+)]
+
+tonic::include_proto!("rbuild.v1");
+
+/// Encoded file descriptors, for server reflection.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/rbuild.v1.bin"));
