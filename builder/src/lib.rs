@@ -4,3 +4,4 @@
 //! `executor` runs what a Dockerfile asks for, only `sys` holds `unsafe`, and `solve` does not know what an op does.
 
 pub mod layer;
+pub mod snapshot;

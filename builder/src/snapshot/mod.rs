@@ -1,0 +1,3 @@
+//! Snapshots: file-system states that steps run on.
+
+pub mod rootfs;
