@@ -4,8 +4,13 @@ use std::path::Path;
 
 use prost::Message;
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "cargo speaks to build scripts through the environment"
+)]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["tree", "build", "session", "events", "admin"].map(|name| format!("proto/rbuild/v1/{name}.proto"));
+    let files =
+        ["tree", "build", "session", "events", "admin", "store"].map(|name| format!("proto/rbuild/v1/{name}.proto"));
     for file in &files {
         println!("cargo:rerun-if-changed={file}");
     }

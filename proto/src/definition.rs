@@ -228,6 +228,7 @@ pub enum FileAction {
 
 /// `COPY` and `ADD`.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "flags of one instruction, each on its own")]
 pub struct CopyAction {
     /// What is copied, in order.
     pub sources: Vec<CopySource>,

@@ -5,7 +5,7 @@
 //!
 //! Reading order: identity first ([`digest`], [`reference`], [`platform`]), then what images are made of ([`oci`],
 //! [`tree`]), then what a build is made of ([`definition`], [`canonical`], [`record`]), last the gRPC protocol
-//! ([`v1`], generated from `proto/rbuild/v1/*.proto`).
+//! ([`v1`], generated from `proto/rbuild/v1/*.proto`) and the way between it and the types here ([`convert`]).
 #![forbid(unsafe_code)]
 
 pub mod digest;
@@ -17,3 +17,4 @@ pub mod definition;
 pub mod canonical;
 pub mod record;
 pub mod v1;
+pub mod convert;

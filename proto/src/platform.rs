@@ -72,7 +72,7 @@ impl FromStr for Platform {
                     .bytes()
                     .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
         };
-        if !parts.iter().all(|part| legal(part)) {
+        if !parts.iter().all(legal) {
             return Err(error());
         }
         match parts.as_slice() {

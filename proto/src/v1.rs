@@ -1,10 +1,11 @@
 //! `rbuild.v1`, generated from `proto/rbuild/v1/*.proto`, and the conversions between it and the types of this crate.
 #![allow(
-    missing_docs,
-    clippy::all,
-    clippy::pedantic,
+    clippy::allow_attributes,
     clippy::allow_attributes_without_reason,
-    reason = "generated"
+    clippy::redundant_closure,
+    clippy::too_many_lines,
+    missing_docs,
+    reason = "generated; the documentation is in the `.proto` files"
 )]
 
 tonic::include_proto!("rbuild.v1");

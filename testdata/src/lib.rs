@@ -1,1 +1,6 @@
-//! testdata
+//! Fixtures for the tests of the other crates: what a machine must have, base images, a registry.
+#![expect(clippy::unwrap_used, reason = "all of this is part of tests")]
+
+pub mod image;
+pub mod machine;
+pub mod registry;

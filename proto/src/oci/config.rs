@@ -168,7 +168,7 @@ impl Serialize for ImageConfig {
         let known = [
             ("architecture", Some(to_value(&self.architecture))),
             ("author", (!self.author.is_empty()).then(|| to_value(&self.author))),
-            ("created", self.created.as_ref().map(to_value)),
+            ("created", self.created.as_deref().map(to_value)),
             ("os", Some(to_value(&self.os))),
             (
                 "os.version",
@@ -208,8 +208,8 @@ enum Member<'a> {
     RootFs(&'a RootFs),
 }
 
-fn to_value(text: &String) -> Value {
-    Value::String(text.clone())
+fn to_value(text: &str) -> Value {
+    Value::String(text.to_owned())
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]

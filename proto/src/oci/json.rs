@@ -57,7 +57,7 @@ impl<F: Formatter> Formatter for GoFormatter<F> {
                 .chars()
                 .next()
                 .expect("`find` returns the start of a character");
-            writer.write_all(rest[..at].as_bytes())?;
+            writer.write_all(&rest.as_bytes()[..at])?;
             write!(writer, "\\u{:04x}", u32::from(character))?;
             rest = &rest[at + character.len_utf8()..];
         }

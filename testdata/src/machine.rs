@@ -1,0 +1,68 @@
+//! What a test needs of the machine, and what happens if it is not there.
+
+use std::io::Write;
+use std::path::Path;
+
+/// Something that not every machine has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// To be root and to be allowed to mount: steps run in namespaces of their own.
+    Sandbox,
+    /// The statically linked shell that base images are made of.
+    Busybox,
+    /// A program, by its absolute path.
+    Program(&'static str),
+}
+
+impl Need {
+    /// What is missing, in words; nothing if it is there.
+    fn lacking(self) -> Option<String> {
+        match self {
+            Self::Sandbox => (!may_mount()).then(|| "the right to mount, which root has".to_owned()),
+            Self::Busybox => Self::Program(crate::image::BUSYBOX).lacking(),
+            Self::Program(path) => (!Path::new(path).exists()).then(|| format!("`{path}`")),
+        }
+    }
+}
+
+/// Whether this process has `CAP_SYS_ADMIN`: root in a plain container has not.
+fn may_mount() -> bool {
+    const SYS_ADMIN: u64 = 1 << 21;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
+    u64::from_str_radix(line.trim(), 16).unwrap() & SYS_ADMIN != 0
+}
+
+/// True if the machine lacks one of `needs`; `test` is named on stderr then, past the capture of the test harness.
+///
+/// # Panics
+/// If something is missing and `RBUILD_TEST_REQUIRE` is `all`: where everything should be there, nothing is skipped.
+#[must_use]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the environment of the tests, not of the program"
+)]
+pub fn lacks(test: &str, needs: &[Need]) -> bool {
+    let Some(missing) = needs.iter().find_map(|need| need.lacking()) else {
+        return false;
+    };
+    let required = std::env::var_os("RBUILD_TEST_REQUIRE").is_some_and(|value| value == "all");
+    assert!(!required, "{test} needs {missing}, and RBUILD_TEST_REQUIRE=all");
+    let line = format!("SKIPPED {test}: it needs {missing}\n");
+    std::io::stderr().write_all(line.as_bytes()).unwrap();
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_named() {
+        assert_eq!(
+            Need::Program("/no/such/program").lacking().unwrap(),
+            "`/no/such/program`"
+        );
+        assert_eq!(Need::Program("/proc/self/exe").lacking(), None);
+    }
+}

@@ -1,0 +1,124 @@
+//! A registry on a port of its own, that ends with its test.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, ChildStderr, Command, Stdio};
+
+/// The registry that Debian packages.
+pub const PROGRAM: &str = "/usr/bin/docker-registry";
+
+/// The user whom a registry with a login knows.
+pub const USER: &str = "ci";
+
+/// The password of [`USER`].
+pub const PASSWORD: &str = "correct horse";
+
+/// [`USER`] and bcrypt of [`PASSWORD`], at the lowest cost: nothing is protected here.
+const HTPASSWD: &str = "ci:$2y$04$jIxRBLq719ga4h91.Nrt2OfEhu.FkFJdFB4A6E7xAvVTz4aoHCzcy\n";
+
+/// A running registry; killed by its process ID on drop, with all it holds.
+#[derive(Debug)]
+pub struct Registry {
+    child: Child,
+    address: String,
+    /// Keeps the pipe open: the registry writes a line per request.
+    log: Option<std::thread::JoinHandle<()>>,
+    directory: tempfile::TempDir,
+}
+
+impl Registry {
+    /// A registry for everybody.
+    ///
+    /// # Panics
+    /// If the program does not start.
+    #[must_use]
+    pub fn start() -> Self {
+        Self::launch("")
+    }
+
+    /// A registry for [`USER`] only.
+    ///
+    /// # Panics
+    /// If the program does not start.
+    #[must_use]
+    pub fn start_with_login() -> Self {
+        Self::launch("auth: {htpasswd: {realm: tests, path: DIRECTORY/htpasswd}}\n")
+    }
+
+    fn launch(auth: &str) -> Self {
+        let directory = tempfile::Builder::new().prefix("rbuild-registry-").tempdir().unwrap();
+        std::fs::write(directory.path().join("htpasswd"), HTPASSWD).unwrap();
+        let config = format!(
+            "version: 0.1\nlog: {{level: info, accesslog: {{disabled: true}}}}\n\
+             storage: {{filesystem: {{rootdirectory: DIRECTORY/data}}, delete: {{enabled: true}}}}\n\
+             http: {{addr: '127.0.0.1:0'}}\n{auth}"
+        );
+        let config = config.replace("DIRECTORY", directory.path().to_str().unwrap());
+        let path = directory.path().join("config.yml");
+        std::fs::write(&path, config).unwrap();
+        let mut child = Command::new(PROGRAM)
+            .arg("serve")
+            .arg(path)
+            .env_clear()
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap());
+        let address = listening(&mut log);
+        let log = std::thread::spawn(move || drain(log));
+        Self {
+            child,
+            address,
+            log: Some(log),
+            directory,
+        }
+    }
+
+    /// `127.0.0.1:port`; it speaks HTTP.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The name of something in this registry.
+    #[must_use]
+    pub fn name(&self, repository: &str) -> String {
+        format!("{}/{repository}", self.address)
+    }
+
+    /// Where its files are.
+    #[must_use]
+    pub fn data(&self) -> std::path::PathBuf {
+        self.directory.path().join("data")
+    }
+}
+
+/// The address it chose, from its log.
+fn listening(log: &mut BufReader<ChildStderr>) -> String {
+    let mut said = String::new();
+    loop {
+        let start = said.len();
+        let read = log.read_line(&mut said).unwrap();
+        assert!(read > 0, "the registry ended:\n{said}");
+        if let Some((_, address)) = said[start..].split_once("listening on ") {
+            let end = address.find(|c: char| !c.is_ascii_digit() && c != '.' && c != ':');
+            return address[..end.unwrap_or(address.len())].to_owned();
+        }
+    }
+}
+
+fn drain(mut log: BufReader<ChildStderr>) {
+    // Read errors and end of file mean the same here: it is gone.
+    drop(std::io::copy(&mut log, &mut std::io::sink()));
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        if let Some(log) = self.log.take() {
+            log.join().unwrap();
+        }
+    }
+}
