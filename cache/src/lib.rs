@@ -1,1 +1,22 @@
-//! cache
+//! Bytes under keys, near and far.
+//!
+//! A **blob** is found by its digest, a **record** by its key; a **lease** keeps both from being collected; what nobody holds
+//! is collected when room is needed. A key is 32 opaque bytes: this crate knows no Dockerfiles and no processes. No reader sees
+//! a half-written blob, no byte leaves unverified, nothing that a live lease holds is deleted.
+//!
+//! Reading order: [`store_format`] (what is on disk, and why a crash is harmless), [`durable`] (how files are written),
+//! [`store`] (the front door), then its parts.
+#![forbid(unsafe_code)]
+
+pub mod store_format;
+pub mod durable;
+mod sealed;
+pub mod store;
+pub mod blob;
+pub mod records;
+pub mod trees;
+pub mod images;
+pub mod index;
+pub mod lease;
+pub mod gc;
+pub mod usage;

@@ -1,0 +1,98 @@
+//! Blobs as files: `blobs/sha256/<2 hex digits>/<62 hex digits>`.
+
+use std::fs::File;
+use std::io::Write;
+use std::sync::Arc;
+
+use proto::digest::Digest;
+
+use super::{BlobError, BlobStore, Ingest, Sink, VerifiedReader};
+use crate::durable::{Disk, Sync, Temp, WriteError};
+
+/// Blobs in the store's directory.
+#[derive(Debug, Clone)]
+pub struct DiskBlobs {
+    disk: Arc<Disk>,
+}
+
+/// Name of the file that holds the blob `digest`, below the root.
+#[must_use]
+pub fn file_name(digest: Digest) -> String {
+    let hex = digest.hex();
+    let (shard, rest) = hex.split_at(2);
+    format!("blobs/sha256/{shard}/{rest}")
+}
+
+impl DiskBlobs {
+    /// Blobs below the root of `disk`.
+    #[must_use]
+    pub fn new(disk: Arc<Disk>) -> Self {
+        Self { disk }
+    }
+
+    fn file(&self, digest: Digest) -> Result<Option<(File, u64)>, BlobError> {
+        let name = file_name(digest);
+        let file = self.disk.open_file(&name).and_then(|file| match file {
+            Some(file) => file.metadata().map(|facts| Some((file, facts.len()))),
+            None => Ok(None),
+        });
+        file.map_err(|source| BlobError::Read { digest, source })
+    }
+}
+
+struct FileSink {
+    disk: Arc<Disk>,
+    temp: Temp,
+    size_bytes: u64,
+}
+
+impl Sink for FileSink {
+    fn append(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
+        self.size_bytes += bytes.len() as u64;
+        let written = self.temp.write_all(bytes);
+        written.map_err(|source| WriteError::new(self.temp.path(), self.size_bytes, source))
+    }
+
+    fn publish(self: Box<Self>, digest: Digest) -> Result<(), WriteError> {
+        self.disk.publish(self.temp, &file_name(digest), Sync::Group)
+    }
+}
+
+impl BlobStore for DiskBlobs {
+    fn ingest(&self) -> Result<Ingest, BlobError> {
+        Ok(Ingest::new(Box::new(FileSink {
+            temp: self.disk.begin()?,
+            disk: Arc::clone(&self.disk),
+            size_bytes: 0,
+        })))
+    }
+
+    fn open(&self, digest: Digest) -> Result<Option<VerifiedReader>, BlobError> {
+        let Some((file, size)) = self.file(digest)? else {
+            return Ok(None);
+        };
+        let disk = Arc::clone(&self.disk);
+        let set_aside = move || {
+            let name = file_name(digest);
+            if let Err(error) = disk.set_aside(&name) {
+                tracing::warn!(file = name, %error, "a damaged blob cannot be set aside");
+            }
+        };
+        Ok(Some(VerifiedReader::new(
+            digest,
+            size,
+            Box::new(file),
+            Box::new(set_aside),
+        )))
+    }
+
+    fn size(&self, digest: Digest) -> Result<Option<u64>, BlobError> {
+        Ok(self.file(digest)?.map(|(_, size)| size))
+    }
+
+    fn remove(&self, digest: Digest) -> Result<bool, BlobError> {
+        let name = file_name(digest);
+        let removed = self.disk.remove(&name);
+        removed.map_err(|source| WriteError::new(&self.disk.root().join(name), 0, source).into())
+    }
+}

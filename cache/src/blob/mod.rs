@@ -1,0 +1,322 @@
+//! Blobs: immutable bytes found by their digest.
+//!
+//! Nobody sees a blob before its digest was compared, and nobody reads one to its end without it being compared again. The
+//! places where bytes are kept ([`disk`], [`memory`]) only keep them; hashing and comparing is here, once.
+
+pub mod disk;
+pub mod memory;
+
+use std::fmt;
+use std::io::{self, Read, Write};
+
+use proto::digest::{Digest, Hasher};
+
+pub use self::disk::DiskBlobs;
+pub use self::memory::MemoryBlobs;
+use crate::durable::WriteError;
+
+/// Why a blob was not kept or not found.
+#[derive(Debug, thiserror::Error)]
+pub enum BlobError {
+    /// The bytes are not those that were promised.
+    #[error("expected `{expected}` with {expected_bytes} bytes, got `{found}` with {found_bytes} bytes")]
+    Mismatch {
+        /// The digest that was promised.
+        expected: Digest,
+        /// The size that was promised.
+        expected_bytes: u64,
+        /// Digest of what came.
+        found: Digest,
+        /// Size of what came.
+        found_bytes: u64,
+    },
+    /// Bytes could not be written; full disks are told apart inside.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// The place where blobs are kept cannot be read.
+    #[error("cannot read blob `{digest}`")]
+    Read {
+        /// The blob.
+        digest: Digest,
+        /// Why.
+        source: io::Error,
+    },
+    /// A blob that is read whole is larger than its reader allows.
+    #[error("blob `{digest}` has {size_bytes} bytes, more than the limit of {limit_bytes}")]
+    TooLarge {
+        /// The blob.
+        digest: Digest,
+        /// Its size.
+        size_bytes: u64,
+        /// What was allowed.
+        limit_bytes: u64,
+    },
+}
+
+/// A stored blob whose bytes are not those of its digest; inside the [`io::Error`] that ends reading it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("blob `{0}` is damaged and was set aside")]
+pub struct Damaged(pub Digest);
+
+/// The damaged blob that `error` tells of, if that is what it is.
+#[must_use]
+pub fn damaged(error: &io::Error) -> Option<Digest> {
+    error.get_ref()?.downcast_ref::<Damaged>().map(|damaged| damaged.0)
+}
+
+/// Where blobs are.
+pub trait BlobStore: fmt::Debug + Send + Sync {
+    /// Starts a blob. Nobody sees it before it is committed.
+    ///
+    /// # Errors
+    /// When nothing can be written.
+    fn ingest(&self) -> Result<Ingest, BlobError>;
+
+    /// Opens a blob for reading, or nothing if it is not there.
+    ///
+    /// # Errors
+    /// When the place cannot be read; absence is no error.
+    fn open(&self, digest: Digest) -> Result<Option<VerifiedReader>, BlobError>;
+
+    /// Size in bytes, or nothing if the blob is not there.
+    ///
+    /// # Errors
+    /// As for [`BlobStore::open`].
+    fn size(&self, digest: Digest) -> Result<Option<u64>, BlobError>;
+
+    /// Removes a blob. Returns whether it was there.
+    ///
+    /// # Errors
+    /// When it is there and stays.
+    fn remove(&self, digest: Digest) -> Result<bool, BlobError>;
+
+    /// Whether the blob is there. Its bytes are compared when they are read.
+    ///
+    /// # Errors
+    /// As for [`BlobStore::open`].
+    fn contains(&self, digest: Digest) -> Result<bool, BlobError> {
+        Ok(self.size(digest)?.is_some())
+    }
+
+    /// The bytes of a small blob, such as a manifest or a config. A damaged one is set aside and is not there.
+    ///
+    /// # Errors
+    /// [`BlobError::TooLarge`], and when it cannot be read.
+    fn read(&self, digest: Digest, limit_bytes: u64) -> Result<Option<Vec<u8>>, BlobError> {
+        let Some(mut reader) = self.open(digest)? else {
+            return Ok(None);
+        };
+        let size_bytes = reader.size_bytes();
+        if size_bytes > limit_bytes {
+            return Err(BlobError::TooLarge {
+                digest,
+                size_bytes,
+                limit_bytes,
+            });
+        }
+        let mut bytes = Vec::new();
+        match reader.read_to_end(&mut bytes) {
+            Ok(_) => Ok(Some(bytes)),
+            Err(error) if damaged(&error).is_some() => Ok(None),
+            Err(source) => Err(BlobError::Read { digest, source }),
+        }
+    }
+
+    /// Keeps `bytes` and returns their digest.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    fn put(&self, bytes: &[u8]) -> Result<Digest, BlobError> {
+        let mut ingest = self.ingest()?;
+        ingest.append(bytes)?;
+        ingest.commit(None)
+    }
+}
+
+/// What a place for blobs does with the bytes of one; dropped, it forgets them.
+pub trait Sink: Send {
+    /// Takes further bytes, all of them.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    fn append(&mut self, bytes: &[u8]) -> Result<(), WriteError>;
+
+    /// Makes the bytes the blob `digest`.
+    ///
+    /// # Errors
+    /// When they cannot be kept.
+    fn publish(self: Box<Self>, digest: Digest) -> Result<(), WriteError>;
+}
+
+/// A blob that is being written; dropped, it never was.
+pub struct Ingest {
+    sink: Box<dyn Sink>,
+    hasher: Hasher,
+    size_bytes: u64,
+}
+
+impl fmt::Debug for Ingest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ingest")
+            .field("size_bytes", &self.size_bytes)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Ingest {
+    /// A blob whose bytes go to `sink`.
+    #[must_use]
+    pub fn new(sink: Box<dyn Sink>) -> Self {
+        Self {
+            sink,
+            hasher: Hasher::new(),
+            size_bytes: 0,
+        }
+    }
+
+    /// Adds `bytes`, with a typed error where [`Write`] has an [`io::Error`].
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub fn append(&mut self, bytes: &[u8]) -> Result<(), BlobError> {
+        self.sink.append(bytes)?;
+        self.hasher.update(bytes);
+        self.size_bytes += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// How many bytes it has by now.
+    #[must_use]
+    pub fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    /// Makes it a blob, if digest and size are as `expected`. What was there under the same digest is replaced: a new copy
+    /// was compared just now, an old one may be damaged.
+    ///
+    /// # Errors
+    /// [`BlobError::Mismatch`], or when the bytes cannot be kept; then nothing was added.
+    pub fn commit(self, expected: Option<(Digest, u64)>) -> Result<Digest, BlobError> {
+        let found = self.hasher.finish();
+        if let Some((digest, size)) = expected
+            && (digest, size) != (found, self.size_bytes)
+        {
+            return Err(BlobError::Mismatch {
+                expected: digest,
+                expected_bytes: size,
+                found,
+                found_bytes: self.size_bytes,
+            });
+        }
+        self.sink.publish(found)?;
+        Ok(found)
+    }
+}
+
+impl Write for Ingest {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.append(bytes).map_err(io::Error::from)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl From<BlobError> for io::Error {
+    fn from(error: BlobError) -> Self {
+        let kind = match &error {
+            BlobError::Write(WriteError::NoSpace { .. }) => io::ErrorKind::StorageFull,
+            BlobError::Mismatch { .. } | BlobError::TooLarge { .. } => io::ErrorKind::InvalidData,
+            BlobError::Write(WriteError::Io { source, .. }) | BlobError::Read { source, .. } => source.kind(),
+        };
+        Self::new(kind, error)
+    }
+}
+
+/// Reads a blob and compares its digest: the read that would hand out its last bytes fails instead if they are not those of
+/// the digest ([`damaged`] tells), and the blob is set aside. Whoever does not read to the end has nothing verified.
+pub struct VerifiedReader {
+    source: Box<dyn Read + Send>,
+    state: State,
+    digest: Digest,
+    size_bytes: u64,
+    set_aside: Box<dyn Fn() + Send>,
+}
+
+enum State {
+    Reading { hasher: Box<Hasher>, left: u64 },
+    Good,
+    Bad,
+}
+
+impl fmt::Debug for VerifiedReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VerifiedReader")
+            .field("digest", &self.digest)
+            .finish_non_exhaustive()
+    }
+}
+
+impl VerifiedReader {
+    /// Reads `size_bytes` bytes from `source`; calls `set_aside` when they are not those of `digest`.
+    #[must_use]
+    pub fn new(digest: Digest, size_bytes: u64, source: Box<dyn Read + Send>, set_aside: Box<dyn Fn() + Send>) -> Self {
+        Self {
+            source,
+            state: State::Reading {
+                hasher: Box::default(),
+                left: size_bytes,
+            },
+            digest,
+            size_bytes,
+            set_aside,
+        }
+    }
+
+    /// Size of the whole blob.
+    #[must_use]
+    pub fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    fn bad(&mut self) -> io::Error {
+        if !matches!(self.state, State::Bad) {
+            self.state = State::Bad;
+            (self.set_aside)();
+        }
+        io::Error::new(io::ErrorKind::InvalidData, Damaged(self.digest))
+    }
+}
+
+impl Read for VerifiedReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let State::Reading { hasher, left } = &mut self.state else {
+            return if matches!(self.state, State::Good) {
+                Ok(0)
+            } else {
+                Err(self.bad())
+            };
+        };
+        if buffer.is_empty() {
+            return Ok(0);
+        }
+        let most = usize::try_from(*left).unwrap_or(usize::MAX).min(buffer.len());
+        let count = self.source.read(&mut buffer[..most])?;
+        if count == 0 && *left > 0 {
+            return Err(self.bad());
+        }
+        hasher.update(&buffer[..count]);
+        *left -= count as u64;
+        if *left > 0 {
+            return Ok(count);
+        }
+        if hasher.as_ref().clone().finish() != self.digest {
+            buffer[..count].fill(0);
+            return Err(self.bad());
+        }
+        self.state = State::Good;
+        Ok(count)
+    }
+}

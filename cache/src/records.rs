@@ -1,0 +1,283 @@
+//! Records: key → result, and what belongs to keys: aliases, preimages, the last key of a step, later forms of layers.
+//!
+//! One small sealed file each, so a lookup is one read of a file by name and knows no index. A record that is bad in any way
+//! is a miss. The first writer of a key wins: the loser gets the winner's record and adopts it.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex};
+
+use prost::Message;
+use proto::digest::{ContentDigest, DiffId};
+use proto::oci::Descriptor;
+use proto::record::{CacheKey, CacheRecord, MissReason, Preimage};
+use proto::v1;
+
+use crate::durable::{Disk, Sync, WriteError, lock};
+use crate::index::{Index, Used};
+use crate::sealed;
+
+/// What became of a record that was to be inserted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Inserted {
+    /// It answers its key from now on.
+    Mine,
+    /// This one was there first and goes on answering.
+    Theirs(Box<CacheRecord>),
+}
+
+/// Key → record. Visible at once, durable with the next commit of the store's group.
+pub trait RecordStore: std::fmt::Debug + Send + std::marker::Sync {
+    /// The record of each key, in the order of `keys`. What cannot be read is a miss.
+    fn lookup(&self, keys: &[CacheKey]) -> Vec<Option<CacheRecord>>;
+
+    /// Adds `record`, unless its key has one.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    fn insert(&self, record: &CacheRecord) -> Result<Inserted, WriteError>;
+
+    /// Remembers that `form` holds the layer `diff_id`: every record of that layer has it from now on.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    fn add_form(&self, diff_id: DiffId, form: &Descriptor) -> Result<(), WriteError>;
+
+    /// Removes the record of `key`. Returns whether there was one.
+    ///
+    /// # Errors
+    /// When it is there and stays.
+    fn remove(&self, key: CacheKey) -> Result<bool, WriteError>;
+}
+
+/// Records as files.
+#[derive(Debug)]
+pub struct DiskRecords {
+    disk: Arc<Disk>,
+    index: Arc<Index>,
+    // Reading what is there and writing what is new must be one step.
+    writing: Mutex<()>,
+}
+
+/// Name of a small file below `kind`, spread over 256 directories by its first two digits.
+pub(crate) fn file_name(kind: &str, hex: &str) -> String {
+    format!("{kind}/{}/{hex}", &hex[..2])
+}
+
+pub(crate) fn record_name(key: CacheKey) -> String {
+    file_name("records", &key.0.hex())
+}
+
+pub(crate) fn preimage_name(key: CacheKey) -> String {
+    file_name("preimages", &key.0.hex())
+}
+
+pub(crate) fn forms_name(diff_id: DiffId) -> String {
+    file_name("forms", &diff_id.0.hex())
+}
+
+impl DiskRecords {
+    pub(crate) fn new(disk: Arc<Disk>, index: Arc<Index>) -> Self {
+        Self {
+            disk,
+            index,
+            writing: Mutex::default(),
+        }
+    }
+
+    fn read(&self, key: CacheKey) -> Option<CacheRecord> {
+        let parse = |payload: Vec<u8>| sealed::decode::<v1::StoredRecord, CacheRecord>(&payload);
+        sealed::read(&self.disk, &record_name(key), sealed::MAX_BYTES, parse).filter(|record| record.key == key)
+    }
+
+    /// Forms of a layer that became known after its records were written.
+    #[must_use]
+    pub fn forms(&self, diff_id: DiffId) -> Vec<Descriptor> {
+        let parse = |payload: Vec<u8>| {
+            let forms = v1::StoredForms::decode(payload.as_slice()).ok()?.forms;
+            forms.into_iter().map(|form| Descriptor::try_from(form).ok()).collect()
+        };
+        sealed::read(&self.disk, &forms_name(diff_id), sealed::MAX_BYTES, parse).unwrap_or_default()
+    }
+
+    /// The content key that the definition key `key` led to, for each key. What cannot be read is a miss.
+    #[must_use]
+    pub fn aliases(&self, keys: &[CacheKey]) -> Vec<Option<CacheKey>> {
+        let read = |key: &CacheKey| self.read_key(&file_name("aliases", &key.0.hex()));
+        keys.iter().map(read).collect()
+    }
+
+    /// Remembers that `key` leads to `content_key`.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn put_alias(&self, key: CacheKey, content_key: CacheKey) -> Result<(), WriteError> {
+        self.write_key(&file_name("aliases", &key.0.hex()), content_key)
+    }
+
+    /// The key that the step `identity` had last, whatever became of it.
+    #[must_use]
+    pub fn last_key(&self, identity: ContentDigest) -> Option<CacheKey> {
+        self.read_key(&file_name("steps", &identity.hex()))
+    }
+
+    /// Remembers `key` as the last one of the step `identity`, to explain its next miss.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn put_last_key(&self, identity: ContentDigest, key: CacheKey) -> Result<(), WriteError> {
+        self.write_key(&file_name("steps", &identity.hex()), key)
+    }
+
+    /// What `key` was computed from, if it is known.
+    #[must_use]
+    pub fn preimage(&self, key: CacheKey) -> Option<Preimage> {
+        let parse = |payload: Vec<u8>| Some(v1::StoredPreimage::decode(payload.as_slice()).ok()?.into());
+        sealed::read(&self.disk, &preimage_name(key), sealed::MAX_BYTES, parse)
+    }
+
+    /// Remembers what `key` was computed from.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn put_preimage(&self, key: CacheKey, preimage: &Preimage) -> Result<(), WriteError> {
+        // A key has one preimage, and an all-hit build must write nothing.
+        if self.preimage(key).is_some() {
+            return Ok(());
+        }
+        let payload = v1::StoredPreimage::from(preimage).encode_to_vec();
+        sealed::write(&self.disk, &preimage_name(key), payload, Sync::Group)
+    }
+
+    /// Why `key`, known to have had a record, has none now: damaged or collected. Nothing if it has one.
+    #[must_use]
+    pub fn absence(&self, key: CacheKey) -> Option<MissReason> {
+        if self.read(key).is_some() {
+            None
+        } else if self.disk.is_set_aside(&record_name(key)) {
+            Some(MissReason::Damaged)
+        } else {
+            Some(MissReason::Evicted)
+        }
+    }
+
+    /// As a lookup, but this is no use of the record.
+    pub(crate) fn peek(&self, key: CacheKey) -> Option<CacheRecord> {
+        let mut record = self.read(key)?;
+        merge(&mut record.layer.forms, self.forms(record.layer.diff_id));
+        Some(record)
+    }
+
+    pub(crate) fn has(&self, key: CacheKey) -> bool {
+        self.read(key).is_some()
+    }
+
+    /// The key in the alias or last-key file `name`.
+    pub(crate) fn key_in(&self, name: &str) -> Option<CacheKey> {
+        self.read_key(name)
+    }
+
+    fn read_key(&self, name: &str) -> Option<CacheKey> {
+        let parse = |payload: Vec<u8>| Some(CacheKey(ContentDigest::from_bytes(payload.try_into().ok()?)));
+        sealed::read(&self.disk, name, sealed::MAX_BYTES, parse)
+    }
+
+    fn write_key(&self, name: &str, key: CacheKey) -> Result<(), WriteError> {
+        // An all-hit build says again what is known: that must write nothing.
+        let _one_at_a_time = lock(&self.writing);
+        if self.read_key(name) == Some(key) {
+            return Ok(());
+        }
+        sealed::write(&self.disk, name, key.0.as_bytes().to_vec(), Sync::Group)
+    }
+}
+
+impl RecordStore for DiskRecords {
+    fn lookup(&self, keys: &[CacheKey]) -> Vec<Option<CacheRecord>> {
+        let look = |key: &CacheKey| {
+            let record = self.peek(*key)?;
+            self.index.touch(Used::Record(*key));
+            Some(record)
+        };
+        keys.iter().map(look).collect()
+    }
+
+    fn insert(&self, record: &CacheRecord) -> Result<Inserted, WriteError> {
+        let _one_at_a_time = lock(&self.writing);
+        if let Some(theirs) = self.lookup(&[record.key]).pop().flatten() {
+            return Ok(Inserted::Theirs(Box::new(theirs)));
+        }
+        let payload = v1::StoredRecord::from(record).encode_to_vec();
+        sealed::write(&self.disk, &record_name(record.key), payload, Sync::Group)?;
+        self.index.touch(Used::Record(record.key));
+        Ok(Inserted::Mine)
+    }
+
+    fn add_form(&self, diff_id: DiffId, form: &Descriptor) -> Result<(), WriteError> {
+        let _one_at_a_time = lock(&self.writing);
+        let mut forms = self.forms(diff_id);
+        if !merge(&mut forms, vec![form.clone()]) {
+            return Ok(());
+        }
+        let forms = forms.iter().map(v1::StoredForm::from).collect();
+        let payload = v1::StoredForms { forms }.encode_to_vec();
+        sealed::write(&self.disk, &forms_name(diff_id), payload, Sync::Group)
+    }
+
+    fn remove(&self, key: CacheKey) -> Result<bool, WriteError> {
+        let name = record_name(key);
+        let removed = self.disk.remove(&name);
+        removed.map_err(|source| WriteError::new(&self.disk.root().join(name), 0, source))
+    }
+}
+
+/// Adds those of `more` whose blobs `forms` does not have. Returns whether there were any.
+pub(crate) fn merge(forms: &mut Vec<Descriptor>, more: Vec<Descriptor>) -> bool {
+    let before = forms.len();
+    for form in more {
+        if !forms.iter().any(|known| known.digest == form.digest) {
+            forms.push(form);
+        }
+    }
+    forms.len() > before
+}
+
+/// Records in memory: the second implementation, for tests.
+#[derive(Debug, Default)]
+pub struct MemoryRecords {
+    records: Mutex<HashMap<CacheKey, CacheRecord>>,
+    forms: Mutex<HashMap<DiffId, Vec<Descriptor>>>,
+}
+
+impl RecordStore for MemoryRecords {
+    fn lookup(&self, keys: &[CacheKey]) -> Vec<Option<CacheRecord>> {
+        let look = |key: &CacheKey| {
+            let mut record = lock(&self.records).get(key)?.clone();
+            let forms = lock(&self.forms)
+                .get(&record.layer.diff_id)
+                .cloned()
+                .unwrap_or_default();
+            merge(&mut record.layer.forms, forms);
+            Some(record)
+        };
+        keys.iter().map(look).collect()
+    }
+
+    fn insert(&self, record: &CacheRecord) -> Result<Inserted, WriteError> {
+        if let Entry::Vacant(vacant) = lock(&self.records).entry(record.key) {
+            vacant.insert(record.clone());
+            return Ok(Inserted::Mine);
+        }
+        let theirs = self.lookup(&[record.key]).pop().flatten();
+        Ok(Inserted::Theirs(Box::new(theirs.unwrap_or_else(|| record.clone()))))
+    }
+
+    fn add_form(&self, diff_id: DiffId, form: &Descriptor) -> Result<(), WriteError> {
+        merge(lock(&self.forms).entry(diff_id).or_default(), vec![form.clone()]);
+        Ok(())
+    }
+
+    fn remove(&self, key: CacheKey) -> Result<bool, WriteError> {
+        Ok(lock(&self.records).remove(&key).is_some())
+    }
+}

@@ -1,0 +1,72 @@
+//! The store on disk, version 1.0. Documentation only.
+//!
+//! # The tree
+//!
+//! One directory, mode 0700, refused if another user owns it or can enter it. `hh` are the first two hex digits of the name.
+//!
+//! | path | holds | lost by |
+//! |---|---|---|
+//! | `VERSION` | `rbuild store 1.0`, one line | nothing |
+//! | `lock` | process ID and start time of the owner, who has it locked (`flock`) | death of the owner |
+//! | `blobs/sha256/hh/<62 hex>` | the bytes of that SHA-256 | collection |
+//! | `trees/hh/<diff ID>` | `Tree`, sealed: what a layer changes | collection |
+//! | `records/hh/<key>` | `StoredRecord`, sealed | collection |
+//! | `aliases/hh/<key>` | 32 bytes, sealed: the content key that a definition key led to | collection |
+//! | `preimages/hh/<key>` | `StoredPreimage`, sealed: what a key was computed from | collection |
+//! | `steps/hh/<identity>` | 32 bytes, sealed: the last key of a step | collection of everything |
+//! | `forms/hh/<diff ID>` | `StoredForms`, sealed: blobs of a layer made after its record | collection |
+//! | `images/<reference>` | `StoredImage`, sealed; the name percent-encoded, or `%` and its BLAKE3 if too long | removal by name |
+//! | `pending-<boot>-<n>/` | a group that is not durable yet; `/` in names is `+` | see below |
+//! | `synced-<boot>-<n>/` | a durable group on its way to its places | nothing |
+//! | `quarantine/` | files with wrong bytes; `/` in names is `+` | collection |
+//! | `tmp/` | files being written | opening |
+//! | `index/` | sled: times of last use | damage |
+//! | `snapshots/`, `cachemounts/` | the builder's | collection |
+//! | `server.log` | the server's words | |
+//!
+//! **Sealed** means: the protobuf encoding (`proto/rbuild/v1/store.proto`, `tree.proto`), then 32 bytes of BLAKE3 over
+//! `rbuild store 1` NUL, the path of the file below the root, NUL, the encoding. A file with another checksum, or one whose
+//! message is refused, is moved to `quarantine/` and counts as absent.
+//!
+//! # Versions
+//!
+//! Within a major version, fields may be added: older readers skip them. Whatever would make an older reader wrong raises the
+//! major version; a store of another major version is refused, never changed.
+//!
+//! # Publishing
+//!
+//! Every file is written in `tmp/`, then renamed. *Now* (image names, `VERSION`): sync of the file, rename, sync of the
+//! directories up to the root. *Group* (all else): renamed into `pending-<boot>-<n>/`, where this process finds it at once.
+//! Committing a group: end it, so that newer files go to group n+1; one `syncfs`; rename the directory to
+//! `synced-<boot>-<n>`; sync the root; rename each file to its place; remove the directory. With no pending file none of
+//! this happens.
+//!
+//! So a file in its place, or in `synced-`, has bytes that were synced before it got there. Giving an image its name commits
+//! the group first: what a name leads to is never less durable than the name.
+//!
+//! # The crash argument
+//!
+//! *The process dies* (the page cache lives on), opening under the same boot ID:
+//! - while writing in `tmp/`: removed at opening;
+//! - after renaming into `pending-`: bytes and name are in the page cache, complete. Opening commits the group. Within it,
+//!   blobs and trees were renamed before the records that name them, so each record finds its bytes;
+//! - inside a commit, before the directory has its second name: as above; after it: opening goes on moving the files;
+//! - between sync and rename of a *now* file: the old name stands, the new bytes are in `tmp/`.
+//!
+//! *The machine dies* (the page cache is lost), opening under another boot ID:
+//! - `pending-` of another boot: its files may be empty, torn or missing, one by one. All are dropped, blobs with the records
+//!   that name them; nobody was told that they last. What stays never refers to them: a durable file was written after its
+//!   group was synced;
+//! - `synced-`: its name was only given after `syncfs`, so each file in it is whole; opening moves them on. The move of one
+//!   file is a rename inside one file system: afterwards it is in one of the two places;
+//! - the removal of a file by collection may be undone: records are removed before what they lead to, so at worst something
+//!   is there that nobody needs; or only the removal of the record is undone, then its blob is a miss, and the step runs again;
+//! - a blob that fails its digest all the same (a disk that lies, a flipped bit) is noticed by the read that would return its
+//!   last bytes, set aside, and made again. A blob that is written again replaces what was there.
+//!
+//! *Without a boot ID*, every pending group counts as of another boot.
+//!
+//! # The index
+//!
+//! Holds times of last use and nothing that a result depends on. Absent or damaged, it starts empty, and the times of the
+//! files decide what is collected first.

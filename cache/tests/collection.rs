@@ -1,0 +1,335 @@
+//! Collection keeps what leases, images and recent use hold; disk use is what `du` says; a full disk is told apart.
+#![expect(clippy::unwrap_used, reason = "a step of a test that cannot be done fails the test")]
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use cache::blob::{BlobError, BlobStore};
+use cache::durable::WriteError;
+use cache::gc::{Policy, RECENT_MS, SnapshotSweep};
+use cache::images::Image;
+use cache::lease::Held;
+use cache::records::RecordStore;
+use cache::store::{Options, Store};
+use proto::digest::{ChainId, ContentDigest, DiffId, Digest};
+use proto::oci::{Descriptor, media_type};
+use proto::record::{CacheKey, CacheRecord, LayerInfo, MissReason, Preimage};
+use proto::tree::Tree;
+
+/// Later than the time of any file, so that ages are the clock's.
+const FAR: u64 = 10_000_000_000_000;
+const EVERYTHING: Policy = Policy {
+    keep_bytes: 0,
+    all: true,
+};
+
+struct Bench {
+    _dir: tempfile::TempDir,
+    store: Store,
+    now: Arc<AtomicU64>,
+}
+
+fn bench() -> Bench {
+    let dir = tempfile::tempdir().unwrap();
+    let now = Arc::new(AtomicU64::new(FAR));
+    let clock = Arc::clone(&now);
+    let options = Options::new(Arc::new(move || clock.load(Ordering::Relaxed)));
+    let store = Store::open(&dir.path().join("store"), &options).unwrap();
+    Bench { _dir: dir, store, now }
+}
+
+fn layer(name: &str) -> DiffId {
+    DiffId(Digest::of(name.as_bytes()))
+}
+
+fn key(name: &str) -> CacheKey {
+    CacheKey(ContentDigest::of(name.as_bytes()))
+}
+
+fn record(name: &str, duration_ms: u64) -> CacheRecord {
+    let form = Descriptor::new(media_type::LAYER, layer(name).0, name.len() as u64);
+    CacheRecord {
+        key: key(name),
+        layer: LayerInfo {
+            diff_id: layer(name),
+            size_bytes: 1,
+            forms: vec![form],
+        },
+        chain: ChainId(layer(name).0),
+        created_ms: 1,
+        duration_ms,
+        step: name.to_owned(),
+    }
+}
+
+fn build(store: &Store, name: &str, duration_ms: u64) {
+    store.blobs().put(name.as_bytes()).unwrap();
+    store.trees().put(layer(name), &Tree::default()).unwrap();
+    store.records().put_preimage(key(name), &Preimage::default()).unwrap();
+    store.records().insert(&record(name, duration_ms)).unwrap();
+    store
+        .records()
+        .put_alias(key(&format!("alias of {name}")), key(name))
+        .unwrap();
+}
+
+fn there(store: &Store, name: &str) -> (bool, bool, bool) {
+    let record = store.records().lookup(&[key(name)])[0].is_some();
+    (
+        record,
+        store.blobs().contains(layer(name).0).unwrap(),
+        store.trees().contains(layer(name)),
+    )
+}
+
+const ALL: (bool, bool, bool) = (true, true, true);
+const NONE: (bool, bool, bool) = (false, false, false);
+
+#[derive(Default)]
+struct Snapshots(RefCell<HashMap<ChainId, u64>>);
+
+impl SnapshotSweep for Snapshots {
+    fn list(&self) -> Vec<(ChainId, u64)> {
+        self.0.borrow().iter().map(|(chain, bytes)| (*chain, *bytes)).collect()
+    }
+
+    fn remove(&self, chain: ChainId) -> io::Result<()> {
+        self.0
+            .borrow_mut()
+            .remove(&chain)
+            .map(drop)
+            .ok_or_else(|| io::Error::other("not there"))
+    }
+}
+
+#[test]
+fn what_was_used_recently_stays_until_everything_is_asked_for() {
+    let bench = bench();
+    build(&bench.store, "a", 1);
+    assert_eq!(bench.store.gc(Policy::default(), None).unwrap().removed, 0);
+    assert_eq!(there(&bench.store, "a"), ALL);
+    assert!(bench.store.gc(EVERYTHING, None).unwrap().bytes > 0);
+    assert_eq!(there(&bench.store, "a"), NONE);
+    assert_eq!(bench.store.records().aliases(&[key("alias of a")]), [None]);
+    assert_eq!(bench.store.records().absence(key("a")), Some(MissReason::Evicted));
+}
+
+#[test]
+fn what_was_not_used_for_long_goes() {
+    let bench = bench();
+    build(&bench.store, "a", 1);
+    build(&bench.store, "b", 1);
+    bench.now.fetch_add(RECENT_MS, Ordering::Relaxed);
+    bench.store.records().lookup(&[key("b")]);
+    bench.store.gc(Policy::default(), None).unwrap();
+    assert_eq!(there(&bench.store, "a"), NONE);
+    assert_eq!(there(&bench.store, "b"), ALL);
+}
+
+#[test]
+fn nothing_that_a_lease_holds_is_collected() {
+    let bench = bench();
+    for name in ["a", "b", "c"] {
+        build(&bench.store, name, 1);
+    }
+    let lease = bench.store.lease();
+    lease.hold(Held::Record(key("a")));
+    lease.hold(Held::Blob(layer("b").0));
+    let second = bench.store.lease();
+    second.hold(Held::Record(key("a")));
+    drop(second);
+    bench.store.gc(EVERYTHING, None).unwrap();
+    assert_eq!(there(&bench.store, "a"), ALL);
+    assert_eq!(there(&bench.store, "b"), (false, true, false));
+    assert_eq!(there(&bench.store, "c"), NONE);
+    drop(lease);
+    bench.store.gc(EVERYTHING, None).unwrap();
+    assert_eq!(there(&bench.store, "a"), NONE);
+    assert_eq!(there(&bench.store, "b"), NONE);
+}
+
+#[test]
+fn an_image_keeps_its_config_layers_and_snapshots() {
+    let bench = bench();
+    for name in ["base", "top", "other"] {
+        build(&bench.store, name, 1);
+    }
+    let config = bench.store.blobs().put(b"{}").unwrap();
+    let gzip = bench.store.blobs().put(b"gzip").unwrap();
+    let form = Descriptor::new(media_type::LAYER_GZIP, gzip, 4);
+    bench.store.records().add_form(layer("base"), &form).unwrap();
+    let image = Image {
+        reference: "app:1".parse().unwrap(),
+        config,
+        platform: "linux/amd64".parse().unwrap(),
+        layers: vec![record("base", 1).layer, record("top", 1).layer],
+        origins: BTreeMap::new(),
+        created_ms: 1,
+    };
+    bench.store.images().put(&image).unwrap();
+    assert!(
+        bench
+            .store
+            .images()
+            .tag(&image.reference, &"app:2".parse().unwrap())
+            .unwrap()
+    );
+    assert!(bench.store.images().remove(&image.reference).unwrap());
+    let base = ChainId(layer("base").0);
+    let top = ChainId::append(Some(base), layer("top"));
+    let snapshots = Snapshots::default();
+    for chain in [base, top, ChainId(layer("other").0)] {
+        snapshots.0.borrow_mut().insert(chain, 4096);
+    }
+    bench.store.gc(EVERYTHING, Some(&snapshots)).unwrap();
+    assert_eq!(there(&bench.store, "base"), (false, true, true));
+    assert_eq!(there(&bench.store, "top"), (false, true, true));
+    assert_eq!(there(&bench.store, "other"), NONE);
+    assert!(bench.store.blobs().contains(config).unwrap() && bench.store.blobs().contains(gzip).unwrap());
+    let mut left: Vec<ChainId> = snapshots.0.borrow().keys().copied().collect();
+    left.sort();
+    let mut expected = [base, top];
+    expected.sort();
+    assert_eq!(left, expected);
+    let names: Vec<String> = bench
+        .store
+        .images()
+        .list()
+        .unwrap()
+        .iter()
+        .map(|i| i.reference.familiar())
+        .collect();
+    assert_eq!(names, ["app:2"]);
+    assert!(bench.store.images().remove(&"app:2".parse().unwrap()).unwrap());
+    bench.store.gc(EVERYTHING, Some(&snapshots)).unwrap();
+    assert!(!bench.store.blobs().contains(config).unwrap());
+    assert!(snapshots.0.borrow().is_empty());
+}
+
+#[test]
+fn what_is_cheap_to_build_again_goes_first_and_no_more_than_needed() {
+    let bench = bench();
+    build(&bench.store, "dear", 3_600_000);
+    build(&bench.store, "cheap", 10);
+    // Committing makes directories, which count.
+    bench.store.commit_group().unwrap();
+    let total: u64 = bench.store.usage(None).unwrap().iter().map(|row| row.size_bytes).sum();
+    let policy = Policy {
+        keep_bytes: total - 1,
+        all: true,
+    };
+    bench.store.gc(policy, None).unwrap();
+    assert_eq!(there(&bench.store, "cheap"), NONE);
+    assert_eq!(there(&bench.store, "dear"), ALL);
+}
+
+#[test]
+fn a_layer_of_two_records_stays_for_the_second() {
+    let bench = bench();
+    build(&bench.store, "a", 1);
+    let mut second = record("a", 1);
+    second.key = key("second");
+    bench.store.records().insert(&second).unwrap();
+    let lease = bench.store.lease();
+    lease.hold(Held::Record(second.key));
+    bench.store.gc(EVERYTHING, None).unwrap();
+    assert_eq!(there(&bench.store, "a"), (false, true, true));
+    assert_eq!(bench.store.records().lookup(&[second.key]), [Some(second)]);
+}
+
+#[test]
+fn disk_use_agrees_with_du() {
+    let bench = bench();
+    for number in 0..200 {
+        build(&bench.store, &format!("layer {number}"), 1);
+    }
+    bench.store.blobs().put(&vec![7; 3 << 20]).unwrap();
+    fs::create_dir(bench.store.snapshots_dir().join("one")).unwrap();
+    fs::write(bench.store.snapshots_dir().join("one/file"), vec![1; 100_000]).unwrap();
+    fs::hard_link(
+        bench.store.snapshots_dir().join("one/file"),
+        bench.store.snapshots_dir().join("one/again"),
+    )
+    .unwrap();
+    bench.store.index().flush();
+    for _ in 0..2 {
+        let rows = bench.store.usage(None).unwrap();
+        let total: u64 = rows.iter().map(|row| row.size_bytes).sum();
+        let du = du(bench.store.root());
+        assert!(total.abs_diff(du) * 50 <= du, "we say {total}, du says {du}");
+        let row = |kind| rows.iter().find(|row| row.kind == kind).unwrap();
+        assert_eq!(row("snapshots").count, 1);
+        bench.store.commit_group().unwrap();
+    }
+    let rows = bench.store.usage(None).unwrap();
+    let blobs = rows.iter().find(|row| row.kind == "layer blobs").unwrap();
+    assert_eq!(blobs.count, 201);
+    assert!(blobs.reclaimable_bytes >= 3 << 20 && blobs.reclaimable_bytes <= blobs.size_bytes);
+}
+
+fn du(root: &Path) -> u64 {
+    let out = Command::new("du")
+        .args(["-s", "--block-size=1"])
+        .arg(root)
+        .output()
+        .unwrap();
+    assert!(out.status.success());
+    String::from_utf8(out.stdout)
+        .unwrap()
+        .split_whitespace()
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap()
+}
+
+/// Mounts a small file system at a temporary directory, for as long as the test runs.
+#[test]
+fn privileged_a_full_disk_is_told_apart_and_leaves_a_usable_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let mounted = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=1m,mode=0700", "none"])
+        .arg(dir.path())
+        .status();
+    if !mounted.is_ok_and(|status| status.success()) {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "tests are told by the environment what they must not skip"
+        )]
+        let required = std::env::var("RBUILD_TEST_REQUIRE").is_ok_and(|value| value == "all");
+        assert!(!required, "a tmpfs cannot be mounted, and RBUILD_TEST_REQUIRE=all");
+        writeln!(io::stderr(), "SKIPPED: a tmpfs cannot be mounted here").unwrap();
+        return;
+    }
+    let result = std::panic::catch_unwind(|| fill(dir.path()));
+    let unmounted = Command::new("umount").arg(dir.path()).status().unwrap();
+    result.unwrap();
+    assert!(unmounted.success());
+}
+
+fn fill(root: &Path) {
+    let store = Store::open(root, &Options::new(Arc::new(|| FAR))).unwrap();
+    let mut ingest = store.blobs().ingest().unwrap();
+    let error = loop {
+        if let Err(error) = ingest.append(&[1; 100_000]) {
+            break error;
+        }
+    };
+    match error {
+        BlobError::Write(WriteError::NoSpace { needed_bytes, path }) => {
+            assert!((900_000..1_300_000).contains(&needed_bytes), "{needed_bytes}");
+            assert!(path.starts_with(root));
+        }
+        other => panic!("{other:?}"),
+    }
+    drop(ingest);
+    build(&store, "small", 1);
+    store.commit_group().unwrap();
+    assert_eq!(there(&store, "small"), ALL);
+}
