@@ -5,7 +5,7 @@
 //! a half-written blob, no byte leaves unverified, nothing that a live lease holds is deleted.
 //!
 //! Reading order: [`store_format`] (what is on disk, and why a crash is harmless), [`durable`] (how files are written),
-//! [`store`] (the front door), then its parts.
+//! [`store`] (the front door), then its parts. [`registry`] stands beside them: far blobs, over HTTP.
 #![forbid(unsafe_code)]
 
 pub mod store_format;
@@ -20,3 +20,4 @@ pub mod index;
 pub mod lease;
 pub mod gc;
 pub mod usage;
+pub mod registry;

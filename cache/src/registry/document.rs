@@ -1,0 +1,162 @@
+//! Manifests and indexes read with suspicion: one document, one meaning.
+//!
+//! The same bytes must not be a manifest to one reader and an index to another, so whatever could be both is refused.
+
+use proto::oci::{Index, Manifest, media_type};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+/// As many layers as we are willing to stack.
+const LAYERS: usize = 500;
+
+/// Nesting of JSON; real documents use five.
+const DEPTH: usize = 64;
+
+/// A document of which only one reading is possible.
+#[derive(Debug)]
+pub(super) enum Document {
+    Manifest(Manifest),
+    Index(Index),
+}
+
+/// Every media type a name may resolve to, in order of preference.
+pub(super) const ACCEPT: [&str; 4] = [
+    media_type::INDEX,
+    media_type::DOCKER_INDEX,
+    media_type::MANIFEST,
+    media_type::DOCKER_MANIFEST,
+];
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Probe {
+    schema_version: u32,
+    #[serde(default)]
+    media_type: Option<String>,
+    #[serde(default)]
+    manifests: Option<IgnoredAny>,
+    #[serde(default)]
+    config: Option<IgnoredAny>,
+    #[serde(default)]
+    layers: Option<IgnoredAny>,
+    #[serde(default)]
+    fs_layers: Option<IgnoredAny>,
+}
+
+pub(super) fn is_index(media_type: &str) -> bool {
+    matches!(media_type, media_type::INDEX | media_type::DOCKER_INDEX)
+}
+
+fn is_manifest(media_type: &str) -> bool {
+    matches!(media_type, media_type::MANIFEST | media_type::DOCKER_MANIFEST)
+}
+
+/// Reads `bytes` that came as `said`; returns the media type to remember and the document.
+///
+/// The error is the rule that was broken.
+pub(super) fn parse(bytes: &[u8], said: &str) -> Result<(String, Document), String> {
+    if !is_shallow(bytes) {
+        return Err(format!("nested deeper than {DEPTH}"));
+    }
+    let probe: Probe = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    if probe.schema_version != 2 || probe.fs_layers.is_some() {
+        return Err("only schema version 2 is supported".to_owned());
+    }
+    let said = said.split(';').next().unwrap_or_default().trim();
+    let media_type = match probe.media_type.as_deref() {
+        Some(inner) if !inner.is_empty() => {
+            if (is_index(said) || is_manifest(said)) && inner != said {
+                return Err(format!("it came as `{said}` and calls itself `{inner}`"));
+            }
+            inner
+        }
+        _ => said,
+    };
+    let index_like = probe.manifests.is_some();
+    let manifest_like = probe.config.is_some() || probe.layers.is_some();
+    let parsed = match (index_like, manifest_like) {
+        (true, true) => return Err("it is a manifest and an index at once".to_owned()),
+        (true, false) if is_index(media_type) => Document::Index(read(bytes)?),
+        (false, true) if is_manifest(media_type) => Document::Manifest(read(bytes)?),
+        _ => return Err(format!("its content does not fit its media type `{media_type}`")),
+    };
+    if let Document::Manifest(manifest) = &parsed
+        && manifest.layers.len() > LAYERS
+    {
+        return Err(format!("{} layers, the limit is {LAYERS}", manifest.layers.len()));
+    }
+    Ok((media_type.to_owned(), parsed))
+}
+
+fn read<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, String> {
+    serde_json::from_slice(bytes).map_err(|error| error.to_string())
+}
+
+/// Counts brackets outside of strings, before any parser recurses.
+fn is_shallow(bytes: &[u8]) -> bool {
+    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
+    for &byte in bytes {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'{' | b'[' if !in_string => depth += 1,
+            b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > DEPTH {
+            return false;
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(text: &str, said: &str, fragment: &str) {
+        let problem = parse(text.as_bytes(), said).unwrap_err();
+        assert!(problem.contains(fragment), "{problem}");
+    }
+
+    #[test]
+    fn ambiguous_documents_are_refused() {
+        let both = r#"{"schemaVersion":2,"manifests":[],"layers":[]}"#;
+        refused(both, media_type::INDEX, "at once");
+        refused(
+            r#"{"schemaVersion":2,"manifests":[]}"#,
+            media_type::MANIFEST,
+            "does not fit",
+        );
+        let typed = format!(
+            r#"{{"schemaVersion":2,"mediaType":"{}","manifests":[]}}"#,
+            media_type::INDEX
+        );
+        refused(&typed, media_type::DOCKER_INDEX, "calls itself");
+        refused(
+            r#"{"schemaVersion":2,"manifests":[],"manifests":[]}"#,
+            media_type::INDEX,
+            "duplicate",
+        );
+        refused(r#"{"schemaVersion":1,"fsLayers":[]}"#, "", "schema version 2");
+        refused(r#"{"schemaVersion":2}"#, media_type::INDEX, "does not fit");
+    }
+
+    #[test]
+    fn deep_documents_are_refused_before_they_are_parsed() {
+        refused(&"[".repeat(100_000), media_type::INDEX, "nested");
+        assert!(is_shallow(br#"{"a":"[[[[\"[[["}"#));
+    }
+
+    #[test]
+    fn the_inner_media_type_counts_when_the_header_says_nothing() {
+        let typed = format!(
+            r#"{{"schemaVersion":2,"mediaType":"{}","manifests":[]}}"#,
+            media_type::INDEX
+        );
+        let (media_type, document) = parse(typed.as_bytes(), "application/json").unwrap();
+        assert_eq!(media_type, media_type::INDEX);
+        assert!(matches!(document, Document::Index(_)));
+    }
+}
