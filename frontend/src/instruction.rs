@@ -25,7 +25,7 @@ pub struct Instruction {
     pub lines: (u32, u32),
     /// The logical line after the keyword, continuations joined, trimmed; flags included. What history and step names show.
     pub text: String,
-    /// The comment block directly above, one string a line, without `#` and one blank.
+    /// The comment block directly above, one string a line, without `#` and the blanks around the text.
     pub comments: Vec<String>,
     /// What it says.
     pub kind: Kind,

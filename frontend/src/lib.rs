@@ -8,10 +8,30 @@
 //! options, base-image facts ────────────────────────────── args, words, lower ─► plan     lower()
 //! ```
 //!
-//! [`parse`] never fails: it returns what it understood and every diagnostic. [`lower`] answers `Need(images)` until it has
+//! [`parse`] never fails: it returns what it understood and every diagnostic. Lowering answers `Need(images)` until it has
 //! the facts of every base image that the target reaches, then `Done(plan)`.
 #![forbid(unsafe_code)]
 
 pub mod source;
 pub mod diagnostic;
+mod text;
+mod directives;
+mod scan;
+pub mod words;
+mod shell_pattern;
+pub mod suggest;
 pub mod instruction;
+mod parse;
+
+pub use directives::Directives;
+pub use parse::{Parsed, parse};
+mod stages;
+mod args;
+mod lint;
+mod lint_settings;
+pub mod lower;
+pub mod plan;
+pub mod patterns;
+
+pub use lower::{LowerOptions, NamedContext, lower};
+pub use plan::{ImageFacts, ImageRequest, ImageTemplate, Lowered, Plan};

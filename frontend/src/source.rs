@@ -67,6 +67,19 @@ impl SourceFile {
         u32::try_from(line).expect("there are fewer lines than bytes")
     }
 
+    /// Where the first appearance of `word` in the lines from `first` to `last` (from 1) stands.
+    #[must_use]
+    pub fn find_in_lines(&self, first: u32, last: u32, word: &str) -> Option<Span> {
+        let start = |line: u32| {
+            self.line_starts
+                .get(line as usize)
+                .map_or(self.text.len(), |start| *start as usize)
+        };
+        let from = start(first.checked_sub(1)?);
+        let at = from + self.text.get(from..start(last))?.find(word)?;
+        Some(Span::new(at, at + word.len()))
+    }
+
     /// First and last line of a span, from 1. An empty span is on the line of its start.
     #[must_use]
     pub fn lines(&self, span: Span) -> (u32, u32) {
@@ -97,5 +110,7 @@ mod tests {
         assert_eq!([0, 1, 2, 4, 5, 6].map(|at| source.line(at)), [1, 1, 2, 2, 3, 4]);
         assert_eq!(source.lines(Span::new(0, 5)), (1, 2));
         assert_eq!(source.slice(Span::new(2, 4)), "bc");
+        assert_eq!(source.find_in_lines(2, 2, "c"), Some(Span::new(3, 4)));
+        assert_eq!(source.find_in_lines(3, 4, "c"), None);
     }
 }

@@ -1,0 +1,193 @@
+//! Expansion of words with the variables of a scope: the one place where lowering meets the word language.
+
+use std::cell::RefCell;
+
+use crate::args::{Globals, Scope};
+use crate::diagnostic::Diagnostic;
+use crate::instruction::{Heredoc, Word};
+use crate::source::{SourceFile, Span};
+use crate::suggest;
+use crate::words;
+use crate::words::{Escapes, ExpandError, Expander, Quotes, Unset};
+
+/// Expands words and keeps the names that had no value.
+#[derive(Debug)]
+pub(crate) struct Words<'a> {
+    source: &'a SourceFile,
+    escape: char,
+    variables: Variables<'a>,
+    warnings: RefCell<Vec<Diagnostic>>,
+}
+
+/// Where values come from.
+#[derive(Debug, Clone, Copy)]
+enum Variables<'a> {
+    Globals(&'a Globals),
+    Stage(&'a Scope),
+}
+
+impl<'a> Words<'a> {
+    /// Words of a `FROM` line or a global `ARG`.
+    pub(crate) fn global(file: (&'a SourceFile, char), globals: &'a Globals) -> Self {
+        Self::new(file, Variables::Globals(globals))
+    }
+
+    /// Words of an instruction in a stage.
+    pub(crate) fn stage(file: (&'a SourceFile, char), scope: &'a Scope) -> Self {
+        Self::new(file, Variables::Stage(scope))
+    }
+
+    fn new((source, escape): (&'a SourceFile, char), variables: Variables<'a>) -> Self {
+        Self {
+            source,
+            escape,
+            variables,
+            warnings: RefCell::new(Vec::new()),
+        }
+    }
+
+    /// One word → one word.
+    pub(crate) fn expand(&self, word: &Word) -> Result<String, Diagnostic> {
+        let value = |name: &str| self.value(name);
+        let expanded = Expander::new(self.escape).expand(&word.value, &value);
+        let expanded = expanded.map_err(|error| failed(word, &error))?;
+        self.warn(word, &expanded.unset);
+        Ok(expanded.text)
+    }
+
+    /// One word → words: blanks that a variable brought in split it.
+    pub(crate) fn expand_words(&self, word: &Word) -> Result<Vec<String>, Diagnostic> {
+        let value = |name: &str| self.value(name);
+        let expanded = Expander::new(self.escape).expand_words(&word.value, &value);
+        let expanded = expanded.map_err(|error| failed(word, &error))?;
+        self.warn(word, &expanded.unset);
+        Ok(expanded.words)
+    }
+
+    /// The body of a heredoc.
+    pub(crate) fn expand_heredoc(&self, heredoc: &Heredoc) -> Result<String, Diagnostic> {
+        if !heredoc.expand {
+            return Ok(heredoc.data.clone());
+        }
+        let value = |name: &str| self.value(name);
+        let place = Word {
+            value: heredoc.name.value.clone(),
+            span: heredoc.data_span,
+        };
+        let expanded = words::expand_heredoc(&heredoc.data, &value).map_err(|error| failed(&place, &error))?;
+        self.warn(&place, &expanded.unset);
+        Ok(expanded.text)
+    }
+
+    /// Takes the warnings about names without a value.
+    pub(crate) fn into_warnings(self) -> Vec<Diagnostic> {
+        self.warnings.into_inner()
+    }
+
+    fn value(&self, name: &str) -> Option<String> {
+        match self.variables {
+            Variables::Globals(globals) => globals.values.get(name).cloned(),
+            Variables::Stage(scope) => scope.value(name).map(str::to_owned),
+        }
+    }
+
+    fn warn(&self, word: &Word, unset: &[String]) {
+        let declared =
+            |name: &str| matches!(self.variables, Variables::Globals(globals) if globals.declared.contains(name));
+        let warnings = unset
+            .iter()
+            .filter(|name| !declared(name))
+            .map(|name| self.unset(word, name));
+        self.warnings.borrow_mut().extend(warnings);
+    }
+
+    /// The variable inside the word, if it can be found there as it is written.
+    fn place(&self, word: &Word, name: &str) -> Span {
+        let start = word.span.start as usize;
+        match find_variable(self.source.slice(word.span), name) {
+            Some((first, end)) => Span::new(start + first, start + end),
+            None => word.span,
+        }
+    }
+
+    fn unset(&self, word: &Word, name: &str) -> Diagnostic {
+        match self.variables {
+            Variables::Globals(globals) => {
+                let names = globals.values.keys().map(String::as_str);
+                let near = suggest::nearest(name, names).map(|near| format!(" (did you mean {near}?)"));
+                let message = format!("FROM argument '{name}' is not declared{}", near.unwrap_or_default());
+                Diagnostic::warning("UndefinedArgInFrom", self.place(word, name), message)
+            }
+            Variables::Stage(scope) => {
+                let near = suggest::nearest(name, scope.names()).map(|near| format!(" (did you mean ${near}?)"));
+                let message = format!("Usage of undefined variable '${name}'{}", near.unwrap_or_default());
+                Diagnostic::warning("UndefinedVar", self.place(word, name), message)
+            }
+        }
+    }
+}
+
+/// Where `$name` or `${name` stands in a text.
+fn find_variable(text: &str, name: &str) -> Option<(usize, usize)> {
+    text.match_indices('$').find_map(|(at, _)| {
+        let after = &text[at + 1..];
+        let braced = after.strip_prefix('{');
+        let rest = braced.unwrap_or(after).strip_prefix(name)?;
+        let whole = !rest.starts_with(|c: char| c == '_' || c.is_alphanumeric());
+        whole.then(|| {
+            (
+                at,
+                text.len() - rest.len() + usize::from(braced.is_some() && rest.starts_with('}')),
+            )
+        })
+    })
+}
+
+fn failed(word: &Word, error: &ExpandError) -> Diagnostic {
+    Diagnostic::error("invalid-substitution", word.span, error.to_string())
+}
+
+/// Text of a step for people: variables that have a value are replaced, everything else stays as written.
+pub(crate) fn display(text: &str, escape: char, scope: &Scope, masked: &[&str]) -> String {
+    let value = |name: &str| match scope.value(name) {
+        Some(_) if masked.contains(&name) => Some("****".to_owned()),
+        value => value.map(str::to_owned),
+    };
+    let expander = Expander {
+        escape,
+        quotes: Quotes::Keep,
+        escapes: Escapes::Keep,
+        unset: Unset::Keep,
+    };
+    // The text of a `RUN` belongs to the shell: what is no word of ours is shown as it stands.
+    expander
+        .expand(text, &value)
+        .map_or_else(|_| text.to_owned(), |expanded| expanded.text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variable_is_found_as_a_whole_name() {
+        assert_eq!(find_variable("$AB ${A} $A", "A"), Some((4, 8)));
+        assert_eq!(find_variable("x${A:-b}", "A"), Some((1, 4)));
+        assert_eq!(find_variable("$AB", "A"), None);
+    }
+
+    #[test]
+    fn steps_show_values_that_are_known_and_nothing_else_changes() {
+        let mut scope = Scope::default();
+        scope.set("A", "one");
+        scope.set("TOKEN", "x");
+        for (text, expected) in [
+            ("RUN echo $A ${A}b $B ${B} ${A:-c}", "RUN echo one oneb $B ${B} one"),
+            ("echo '$A' \"$A\" \\$A $", "echo '$A' \"one\" \\$A $"),
+            ("don't $A", "don't $A"),
+            ("use $TOKEN é${A}é", "use **** éoneé"),
+        ] {
+            assert_eq!(display(text, '\\', &scope, &["TOKEN"]), expected, "{text}");
+        }
+    }
+}

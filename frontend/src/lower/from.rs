@@ -1,0 +1,118 @@
+//! `FROM`, and the `ARG`s before the first one.
+
+use proto::platform::Platform;
+
+use super::expand::Words;
+use super::reach::{self, Base, Origin};
+use super::{Input, LowerOptions};
+use crate::args::Globals;
+use crate::diagnostic::Diagnostic;
+use crate::source::SourceFile;
+use crate::stages::{Stage, Stages};
+
+/// Values that `FROM` lines see: predefined ones, then the global `ARG`s in order, each able to use those before it.
+pub(crate) fn globals(
+    (source, escape): (&SourceFile, char),
+    options: &LowerOptions,
+    stages: &Stages<'_>,
+    warnings: &mut Vec<Diagnostic>,
+) -> Result<Globals, Diagnostic> {
+    let last = stages.list.last().and_then(|stage| stage.name.clone());
+    let asked = options.target.clone().filter(|target| !target.is_empty());
+    let target_stage = asked.or(last).unwrap_or_else(|| "default".to_owned());
+    let mut globals = Globals::predefined(options, &target_stage);
+    for arg in &stages.globals {
+        let name = &arg.name.value;
+        let value = match (options.build_args.get(name), &arg.default) {
+            (Some(given), _) => Some(given.clone()),
+            (None, Some(default)) => {
+                let words = Words::global((source, escape), &globals);
+                let value = words.expand(default)?;
+                warnings.extend(words.into_warnings().into_iter().map(as_undefined_variable));
+                Some(value)
+            }
+            (None, None) => None,
+        };
+        match value {
+            Some(value) => {
+                globals.values.insert(name.clone(), value);
+            }
+            None => {
+                globals.declared.insert(name.clone());
+            }
+        }
+    }
+    Ok(globals)
+}
+
+/// A global `ARG` is no `FROM`: the same problem has the general name there.
+fn as_undefined_variable(warning: Diagnostic) -> Diagnostic {
+    let message = warning
+        .message
+        .replace("FROM argument '", "Usage of undefined variable '$");
+    Diagnostic {
+        code: "UndefinedVar",
+        message: message
+            .replace(" is not declared", "")
+            .replace("did you mean ", "did you mean $"),
+        ..warning
+    }
+}
+
+/// What the stage `index` starts from.
+pub(crate) fn base(input: Input<'_>, index: usize, warnings: &mut Vec<Diagnostic>) -> Result<Base, Diagnostic> {
+    let stage = &input.stages.list[index];
+    let place = (stage.from.base.span, stage.instruction.lines);
+    let words = Words::global((input.source, input.escape), input.globals);
+    let explicit = platform(stage, &words)?;
+    let platform = explicit.unwrap_or_else(|| input.options.platform.clone());
+    if let Some(context) = stage
+        .name
+        .as_ref()
+        .and_then(|name| input.context(name, Some(&platform)))
+    {
+        return Ok(Base {
+            origin: reach::named(context.0, context.1, &platform, place),
+            platform,
+            replaced: true,
+        });
+    }
+    let text = words.expand(&stage.from.base)?;
+    warnings.extend(words.into_warnings());
+    let origin = if text.is_empty() {
+        let message = format!("base name ({}) should not be blank", stage.from.base.value);
+        return Err(Diagnostic::error("blank-base", stage.from.base.span, message)
+            .help("declare the variable with `ARG` and a default before the first `FROM`"));
+    } else if text == "scratch" {
+        Origin::Empty
+    } else if let Some((name, context)) = input.context(&text, Some(&platform)) {
+        reach::named(name, context, &platform, place)
+    } else if let Some(parent) = input.stages.base(index, &text) {
+        Origin::Stage(parent)
+    } else {
+        reach::image(input, index, &text, &platform, place)?
+    };
+    Ok(Base {
+        origin,
+        platform,
+        replaced: false,
+    })
+}
+
+/// `FROM --platform`.
+fn platform(stage: &Stage<'_>, words: &Words<'_>) -> Result<Option<Platform>, Diagnostic> {
+    let Some(word) = &stage.from.platform else {
+        return Ok(None);
+    };
+    let text = words.expand(word)?;
+    if text.is_empty() {
+        let message = format!("empty platform value from expression {}", word.value);
+        return Err(Diagnostic::error("invalid-platform", word.span, message));
+    }
+    let wrong = |error| {
+        let message = format!("failed to parse platform {text}");
+        Diagnostic::error("invalid-platform", word.span, message).note(format!("{error}"))
+    };
+    let platform: Result<Platform, proto::platform::PlatformError> = text.parse();
+    platform.map(Some).map_err(wrong)
+}

@@ -1,0 +1,423 @@
+//! One stage: the filesystem and config it starts with, then its instructions, one after the other.
+
+use std::collections::BTreeMap;
+
+use proto::definition::{
+    CopyAction, CopySource, Definition, FileAction, FileOp, ImageOp, LocalOp, MakeDirAction, Op, Vertex, VertexId,
+};
+use proto::oci::{Config, ImageConfig};
+use proto::platform::Platform;
+
+use super::Input;
+use super::expand::{Words, display};
+use super::reach::{Base, Origin, Reach, relocate};
+use crate::args::{DEFAULT_PATH, Scope};
+use crate::diagnostic::{Diagnostic, Severity};
+use crate::instruction::{Instruction, Kind};
+use crate::plan::{HISTORY_COMMENT, HistoryEntry, ImageRequest};
+
+/// The main build context.
+pub(crate) const MAIN_CONTEXT: &str = "context";
+
+/// Definition, target stage, and warnings.
+pub(crate) type Finished = (Definition, StageState, Vec<Diagnostic>);
+
+/// The work on all stages.
+#[derive(Debug)]
+pub(crate) struct Lowering<'a> {
+    pub(crate) input: Input<'a>,
+    reach: &'a Reach<'a>,
+    definition: Definition,
+    states: BTreeMap<usize, StageState>,
+    diagnostics: Vec<Diagnostic>,
+}
+
+/// A stage at one moment.
+#[derive(Debug, Clone)]
+pub(crate) struct StageState {
+    pub(crate) index: usize,
+    /// The filesystem; nothing is an empty one.
+    pub(crate) root: Option<VertexId>,
+    pub(crate) platform: Platform,
+    pub(crate) config: Config,
+    pub(crate) author: String,
+    /// Config of the image at the bottom.
+    pub(crate) base: Option<ImageConfig>,
+    pub(crate) history: Vec<HistoryEntry>,
+    pub(crate) scope: Scope,
+    /// Whether a `CMD` of this stage set the command.
+    pub(crate) cmd_here: bool,
+    /// Whether an absolute `WORKDIR` of this file came before.
+    pub(crate) absolute_workdir: bool,
+    /// How steps are told from those of other stages: a name, `stage-1`, or nothing.
+    label: String,
+    /// Number of the last step, and how many there are.
+    step: (usize, usize),
+}
+
+impl<'a> Lowering<'a> {
+    pub(crate) fn new(input: Input<'a>, reach: &'a Reach<'a>, mut warnings: Vec<Diagnostic>) -> Self {
+        warnings.extend(reach.warnings.iter().cloned());
+        Self {
+            input,
+            reach,
+            definition: Definition::default(),
+            states: BTreeMap::new(),
+            diagnostics: warnings,
+        }
+    }
+
+    /// Lowers one stage. Those it refers to were lowered before.
+    pub(crate) fn lower_stage(&mut self, index: usize) {
+        let reach = self.reach;
+        let base = &reach.bases[&index];
+        let triggers = reach.triggers.get(&index).map_or(&[][..], Vec::as_slice);
+        let body = if base.replaced {
+            &[]
+        } else {
+            self.input.stages.list[index].body
+        };
+        let counted = triggers
+            .iter()
+            .map(|trigger| &*trigger.instruction)
+            .chain(body)
+            .filter(|instruction| is_step(instruction));
+        let total = counted.count() + usize::from(matches!(base.origin, Origin::Image(..)));
+        let mut state = self.start(index, base, total);
+        for trigger in triggers {
+            let place = trigger.foreign.as_deref();
+            let mut instruction = trigger.instruction.clone().into_owned();
+            if place.is_some() {
+                instruction.lines = self.input.stages.list[index].instruction.lines;
+            }
+            let at = self.diagnostics.len();
+            self.lower_instruction(&mut state, &instruction, "ONBUILD ");
+            let found = self.diagnostics.split_off(at);
+            let moved = found.into_iter().map(|found| relocate(found, self.input, index, place));
+            self.diagnostics.extend(moved);
+        }
+        for instruction in body {
+            self.lower_instruction(&mut state, instruction, "");
+        }
+        self.states.insert(index, state);
+    }
+
+    /// Hands over the result, or the errors if there are any.
+    pub(crate) fn finish(mut self, target: usize) -> Result<Finished, Vec<Diagnostic>> {
+        let place = |diagnostic: &Diagnostic| (diagnostic.span, diagnostic.code);
+        self.diagnostics.sort_by(|a, b| place(a).cmp(&place(b)));
+        self.diagnostics.dedup();
+        let is_error = |diagnostic: &Diagnostic| diagnostic.severity == Severity::Error;
+        if self.diagnostics.iter().any(is_error) {
+            self.diagnostics.retain(is_error);
+            return Err(self.diagnostics);
+        }
+        let state = self
+            .states
+            .remove(&target)
+            .expect("the target is the first stage that reach.rs visits");
+        Ok((self.definition, state, self.diagnostics))
+    }
+
+    fn start(&mut self, index: usize, base: &Base, total: usize) -> StageState {
+        let mut state = StageState {
+            index,
+            root: None,
+            platform: base.platform.clone(),
+            config: Config::default(),
+            author: String::new(),
+            base: None,
+            history: Vec::new(),
+            scope: Scope::default(),
+            cmd_here: false,
+            absolute_workdir: false,
+            label: String::new(),
+            step: (0, total),
+        };
+        match &base.origin {
+            Origin::Empty => state.config.working_dir = "/".to_owned(),
+            Origin::Stage(parent) => {
+                let parent = self.states[parent].clone();
+                state = StageState {
+                    index,
+                    cmd_here: false,
+                    step: (0, total),
+                    ..parent
+                };
+            }
+            Origin::Image(request, _) => {
+                if let Some(facts) = self
+                    .input
+                    .images
+                    .get(&(request.reference.clone(), request.platform.clone()))
+                {
+                    state.config = facts.config.config.clone();
+                    state.author.clone_from(&facts.config.author);
+                    state.base = Some(facts.config.clone());
+                    self.check_platform(request, &facts.config);
+                }
+            }
+            Origin::Local(_) => state.config.working_dir = "/".to_owned(),
+        }
+        state.config.on_build.clear();
+        state.label = self.label(&state);
+        state.root = match &base.origin {
+            Origin::Image(request, context) => {
+                state.step.0 = usize::from(context.is_none());
+                Some(self.image(request, context.as_deref(), Some(&state)))
+            }
+            Origin::Local(name) => Some(self.local_root(name, &state)),
+            Origin::Empty | Origin::Stage(_) => state.root,
+        };
+        inherit_environment(&mut state);
+        state
+    }
+
+    fn label(&self, state: &StageState) -> String {
+        let name = self.input.stages.list[state.index].name.clone();
+        let label = match name {
+            Some(name) => name,
+            None if self.reach.several => format!("stage-{}", state.index),
+            None => String::new(),
+        };
+        let target = &self.input.options.platform;
+        match (self.input.options.multi_platform, &state.platform == target) {
+            (false, _) => label,
+            (true, true) => format!("{target} {label}").trim_end().to_owned(),
+            (true, false) => format!("{}->{} {label}", state.platform, target.architecture)
+                .trim_end()
+                .to_owned(),
+        }
+    }
+
+    fn check_platform(&mut self, request: &ImageRequest, config: &ImageConfig) {
+        let found = Platform::new(&config.os, &config.architecture, &config.variant);
+        let unknown = config.os.is_empty() || config.architecture.is_empty();
+        if !unknown && found != request.platform {
+            let message = format!(
+                "Base image {} was pulled with platform \"{found}\", expected \"{}\" for current build",
+                request.reference, request.platform
+            );
+            self.report(Diagnostic::warning("InvalidBaseImagePlatform", request.span, message));
+        }
+    }
+
+    fn lower_instruction(&mut self, state: &mut StageState, instruction: &Instruction, prefix: &str) {
+        let lowered = match &instruction.kind {
+            Kind::Run(run) => self.run(state, instruction, run, prefix),
+            Kind::Copy(copy) | Kind::Add(copy) => self.copy(state, instruction, copy, prefix),
+            Kind::Workdir(path) => self.workdir(state, instruction, path, prefix),
+            // The next stage starts elsewhere; the parser refuses it as a trigger.
+            Kind::From(_) => Ok(()),
+            _ => self.configure(state, instruction),
+        };
+        if let Err(error) = lowered {
+            self.report(error);
+        }
+    }
+
+    /// Keeps a problem.
+    pub(crate) fn report(&mut self, diagnostic: Diagnostic) {
+        self.diagnostics.push(diagnostic);
+    }
+
+    /// Lets `read` expand words as `scope` has them, and keeps the warnings.
+    pub(crate) fn words<T>(
+        &mut self,
+        scope: &Scope,
+        read: impl FnOnce(&Words<'_>) -> Result<T, Diagnostic>,
+    ) -> Result<T, Diagnostic> {
+        let words = Words::stage((self.input.source, self.input.escape), scope);
+        let result = read(&words);
+        self.diagnostics.extend(words.into_warnings());
+        result
+    }
+
+    /// Adds a vertex that is a step of the stage, or finds the equal one that is there.
+    pub(crate) fn step(&mut self, state: &mut StageState, instruction: &Instruction, text: &str, op: Op) -> VertexId {
+        state.step.0 += 1;
+        let vertex = Vertex {
+            op,
+            platform: state.platform.clone(),
+            name: format!("[{}] {text}", state.numbered()),
+            lines: Some(instruction.lines),
+            stage: self.input.stages.called(state.index),
+        };
+        self.intern(vertex)
+    }
+
+    /// Text of an instruction in a step's name.
+    pub(crate) fn step_text(&self, state: &StageState, instruction: &Instruction, masked: &[&str]) -> String {
+        let keyword = instruction.keyword.value.to_ascii_uppercase();
+        let text = display(&instruction.text, self.input.escape, &state.scope, masked);
+        format!("{keyword} {text}").trim_end().to_owned()
+    }
+
+    fn intern(&mut self, vertex: Vertex) -> VertexId {
+        let equal = |known: &Vertex| known.op == vertex.op && known.platform == vertex.platform;
+        match self.definition.vertices.iter().position(equal) {
+            Some(at) => VertexId(u32::try_from(at).expect("a Dockerfile has fewer lines than 2^32")),
+            None => self.definition.push(vertex),
+        }
+    }
+
+    /// The files of what `--from` and mounts name. Reading from nothing needs a vertex too: an empty root.
+    pub(crate) fn files_of(&mut self, origin: &Origin, state: &StageState) -> VertexId {
+        match origin {
+            Origin::Local(name) => self.local(name, &state.platform),
+            Origin::Image(request, context) => self.image(request, context.as_deref(), None),
+            Origin::Stage(index) => match self.states[index].root {
+                Some(root) => root,
+                None => self.empty(&self.states[index].platform.clone()),
+            },
+            Origin::Empty => self.empty(&state.platform),
+        }
+    }
+
+    fn empty(&mut self, platform: &Platform) -> VertexId {
+        let action = FileAction::MakeDir(MakeDirAction {
+            path: "/".to_owned(),
+            owner: None,
+        });
+        self.intern(Vertex {
+            op: Op::File(FileOp { root: None, action }),
+            platform: platform.clone(),
+            name: "[internal] empty filesystem".to_owned(),
+            lines: None,
+            stage: String::new(),
+        })
+    }
+
+    /// A build context.
+    pub(crate) fn local(&mut self, name: &str, platform: &Platform) -> VertexId {
+        let step = match name {
+            MAIN_CONTEXT => "[internal] load build context".to_owned(),
+            other => format!("[context {other}] load from client"),
+        };
+        let known = self
+            .definition
+            .vertices
+            .iter()
+            .position(|known| matches!(&known.op, Op::Local(local) if local.name == name));
+        match known {
+            Some(at) => VertexId(u32::try_from(at).expect("a Dockerfile has fewer lines than 2^32")),
+            None => self.definition.push(Vertex {
+                op: Op::Local(LocalOp { name: name.to_owned() }),
+                platform: platform.clone(),
+                name: step,
+                lines: None,
+                stage: String::new(),
+            }),
+        }
+    }
+
+    /// A build context as a root filesystem: copied onto an empty one.
+    fn local_root(&mut self, name: &str, state: &StageState) -> VertexId {
+        let from = self.local(name, &state.platform);
+        let action = FileAction::Copy(CopyAction {
+            sources: vec![CopySource::Path {
+                from,
+                pattern: "/".to_owned(),
+            }],
+            dest: "/".to_owned(),
+            dest_is_dir: true,
+            owner: None,
+            mode: None,
+            link: false,
+            parents: false,
+            exclude: Vec::new(),
+            unpack: false,
+        });
+        self.intern(Vertex {
+            op: Op::File(FileOp { root: None, action }),
+            platform: state.platform.clone(),
+            name: format!("[context {name}] as root filesystem"),
+            lines: Some(self.input.stages.list[state.index].instruction.lines),
+            stage: self.input.stages.called(state.index),
+        })
+    }
+
+    fn image(&mut self, request: &ImageRequest, context: Option<&str>, stage: Option<&StageState>) -> VertexId {
+        let facts = self
+            .input
+            .images
+            .get(&(request.reference.clone(), request.platform.clone()));
+        let facts = facts.expect("lowering starts when reach.rs misses no image");
+        let pinned = match request.reference.contains('@') {
+            true => request.reference.clone(),
+            false => format!("{}@{}", request.reference, facts.manifest),
+        };
+        let name = match (context, stage) {
+            (Some(context), _) => format!("[context {context}] {}", request.reference),
+            (None, Some(stage)) => format!("[{}] FROM {pinned}", stage.numbered()),
+            (None, None) => format!("FROM {pinned}"),
+        };
+        self.intern(Vertex {
+            op: Op::Image(ImageOp {
+                reference: request.reference.clone(),
+                manifest: facts.manifest,
+                diff_ids: facts.config.rootfs.diff_ids.clone(),
+            }),
+            platform: request.platform.clone(),
+            name,
+            lines: Some(request.lines),
+            stage: stage.map_or_else(String::new, |stage| self.input.stages.called(stage.index)),
+        })
+    }
+}
+
+impl StageState {
+    /// Adds an entry of history.
+    pub(crate) fn record(&mut self, created_by: impl Into<String>, layer: Option<VertexId>) {
+        self.history.push(HistoryEntry {
+            created_by: created_by.into(),
+            comment: HISTORY_COMMENT.to_owned(),
+            layer,
+        });
+    }
+
+    /// The absolute working directory.
+    pub(crate) fn cwd(&self) -> &str {
+        match self.config.working_dir.as_str() {
+            "" => "/",
+            path => path,
+        }
+    }
+
+    /// What runs shell forms.
+    pub(crate) fn shell(&self) -> Vec<String> {
+        match self.config.shell.as_slice() {
+            [] => vec!["/bin/sh".to_owned(), "-c".to_owned()],
+            shell => shell.to_vec(),
+        }
+    }
+
+    fn numbered(&self) -> String {
+        let (step, total) = self.step;
+        // Numbers of one width keep lists of steps in columns.
+        let width = total.to_string().len();
+        let number = format!("{step:>width$}/{total}");
+        format!("{} {number}", self.label).trim_start().to_owned()
+    }
+}
+
+/// What counts as a step: what may make a layer.
+fn is_step(instruction: &Instruction) -> bool {
+    matches!(
+        instruction.kind,
+        Kind::Run(_) | Kind::Copy(_) | Kind::Add(_) | Kind::Workdir(_)
+    )
+}
+
+/// The image's environment is assigned anew at the start of every stage, so that it beats an inherited `ARG`; a missing
+/// search path is added.
+fn inherit_environment(state: &mut StageState) {
+    let has_path = state.config.env.iter().any(|entry| entry.starts_with("PATH="));
+    if !has_path {
+        state.config.env.push(format!("PATH={DEFAULT_PATH}"));
+    }
+    for entry in &state.config.env {
+        let (name, value) = entry.split_once('=').unwrap_or((entry, ""));
+        state.scope.set(name, value);
+    }
+}

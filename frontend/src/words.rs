@@ -1,0 +1,538 @@
+//! One word: quotes, escapes, `$NAME`, `${NAME:-word}` and friends.
+//!
+//! What is expanded and against which variables is the caller's business; this file knows only how. The rules are those of
+//! other Dockerfile builders, which resemble a shell without being one: there is no command substitution, and `$-` is empty.
+//!
+//! Longer than most files: half of it is the vocabulary (rules, results, reasons) of the one lexer in the other half.
+
+use std::fmt;
+
+use crate::shell_pattern::{self, InvalidPattern};
+
+/// How deep `${A:-${B:-…}}` may go. Nobody writes ten; without a limit a hostile file overflows the stack.
+const MAX_NESTING: usize = 64;
+
+/// Answers what a variable is worth; `None` is unset.
+pub type Lookup<'a> = dyn Fn(&str) -> Option<String> + 'a;
+
+/// What becomes of quote characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Quotes {
+    /// They protect, and disappear.
+    #[default]
+    Remove,
+    /// They protect, and stay in the text.
+    Keep,
+    /// They are ordinary text.
+    Ordinary,
+}
+
+/// What becomes of escape characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Escapes {
+    /// They protect the next character, and disappear.
+    #[default]
+    Remove,
+    /// They protect the next character, and stay in the text.
+    Keep,
+}
+
+/// What becomes of an unset variable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Unset {
+    /// Nothing is left of it.
+    #[default]
+    Empty,
+    /// It stays as it is written.
+    Keep,
+}
+
+/// Expands words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Expander {
+    /// The escape character: `\`, or what the `escape` directive says.
+    pub escape: char,
+    /// Quotes.
+    pub quotes: Quotes,
+    /// Escapes.
+    pub escapes: Escapes,
+    /// Unset variables.
+    pub unset: Unset,
+}
+
+/// An expanded word.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expanded {
+    /// The text.
+    pub text: String,
+    /// Names that were looked up and are not set, each once, in order of appearance. `${A:-b}` counts.
+    pub unset: Vec<String>,
+}
+
+/// A text that was expanded and then split at blanks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExpandedWords {
+    /// The words. Blanks out of variables split; quoted and escaped ones do not. Empty words are left out.
+    pub words: Vec<String>,
+    /// As in [`Expanded`].
+    pub unset: Vec<String>,
+}
+
+/// Why a word has no expansion. Its text is the one other builders print.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("failed to process {word:?}: {reason}")]
+pub struct ExpandError {
+    /// The word as written.
+    pub word: String,
+    /// What is wrong with it.
+    pub reason: ExpandReason,
+}
+
+/// See [`ExpandError`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ExpandReason {
+    /// `'` without its partner.
+    #[error("unexpected end of statement while looking for matching single-quote")]
+    SingleQuote,
+    /// `"` without its partner.
+    #[error("unexpected end of statement while looking for matching double-quote")]
+    DoubleQuote,
+    /// `${` without `}`.
+    #[error("syntax error: missing '}}'")]
+    MissingBrace,
+    /// `${A/b}`: the second `/` is mandatory.
+    #[error("syntax error: missing '/' in ${{}}")]
+    MissingSlash,
+    /// `${}`, `${:…`, `${{`.
+    #[error("syntax error: bad substitution")]
+    BadSubstitution,
+    /// A form that shells know and Dockerfiles do not.
+    #[error("unsupported modifier ({0}) in substitution")]
+    UnsupportedModifier(String),
+    /// `${A:?text}` did its duty.
+    #[error("{name}: {message}")]
+    Required {
+        /// The variable.
+        name: String,
+        /// The text after `?`, or what is asked of the variable.
+        message: String,
+    },
+    /// A pattern with an escape that is not one.
+    #[error("invalid pattern ({pattern}) in substitution: {cause}")]
+    InvalidPattern {
+        /// The pattern.
+        pattern: String,
+        /// What is wrong with it.
+        cause: InvalidPattern,
+    },
+    /// A limit of ours.
+    #[error("substitutions nest more than {MAX_NESTING} deep")]
+    NestedTooDeep,
+}
+
+impl Expander {
+    /// The rules for most words: quotes and escapes disappear, unset variables are empty.
+    #[must_use]
+    pub fn new(escape: char) -> Self {
+        Self {
+            escape,
+            quotes: Quotes::Remove,
+            escapes: Escapes::Remove,
+            unset: Unset::Empty,
+        }
+    }
+
+    /// The rules for the body of a heredoc file: quotes are text, and a backslash always escapes, whatever the file says.
+    #[must_use]
+    pub fn heredoc() -> Self {
+        Self {
+            quotes: Quotes::Ordinary,
+            ..Self::new('\\')
+        }
+    }
+
+    /// Expands `word` as one word.
+    ///
+    /// # Errors
+    /// Bad syntax, or a `${NAME:?…}` whose variable is missing.
+    pub fn expand(&self, word: &str, lookup: &Lookup<'_>) -> Result<Expanded, ExpandError> {
+        let (text, _, unset) = self.run(word, lookup)?;
+        Ok(Expanded { text, unset })
+    }
+
+    /// Expands `text` and splits the result at blanks.
+    ///
+    /// # Errors
+    /// As [`Expander::expand`].
+    pub fn expand_words(&self, text: &str, lookup: &Lookup<'_>) -> Result<ExpandedWords, ExpandError> {
+        let (_, words, unset) = self.run(text, lookup)?;
+        Ok(ExpandedWords { words, unset })
+    }
+
+    fn run(&self, text: &str, lookup: &Lookup<'_>) -> Result<(String, Vec<String>, Vec<String>), ExpandError> {
+        let mut lexer = Lexer {
+            rules: *self,
+            rest: text.chars().peekable(),
+            lookup,
+            unset: Vec::new(),
+            depth: 0,
+        };
+        match lexer.until(None, self.escapes) {
+            Ok(out) => Ok((out.text, out.words.finish(), lexer.unset)),
+            Err(reason) => Err(ExpandError {
+                word: text.to_owned(),
+                reason,
+            }),
+        }
+    }
+}
+
+impl Default for Expander {
+    fn default() -> Self {
+        Self::new('\\')
+    }
+}
+
+/// Expands the body of a heredoc file of `COPY` or `ADD`.
+///
+/// # Errors
+/// As [`Expander::expand`].
+pub fn expand_heredoc(body: &str, lookup: &Lookup<'_>) -> Result<Expanded, ExpandError> {
+    Expander::heredoc().expand(body, lookup)
+}
+
+/// The words so far, and the one that is being written.
+#[derive(Default)]
+struct Words {
+    done: Vec<String>,
+    open: String,
+}
+
+impl Words {
+    fn push(&mut self, part: &str) {
+        self.open.push_str(part);
+    }
+
+    /// Blanks end the open word.
+    fn push_splitting(&mut self, part: &str) {
+        for ch in part.chars() {
+            if !ch.is_whitespace() {
+                self.open.push(ch);
+            } else if !self.open.is_empty() {
+                self.done.push(std::mem::take(&mut self.open));
+            }
+        }
+    }
+
+    fn finish(mut self) -> Vec<String> {
+        if !self.open.is_empty() {
+            self.done.push(self.open);
+        }
+        self.done
+    }
+}
+
+/// What came out of a stretch of text, as one word and as many.
+#[derive(Default)]
+struct Out {
+    text: String,
+    words: Words,
+}
+
+impl Out {
+    fn push_protected(&mut self, part: &str) {
+        self.text.push_str(part);
+        self.words.push(part);
+    }
+
+    fn push_bare(&mut self, part: &str) {
+        self.text.push_str(part);
+        self.words.push_splitting(part);
+    }
+}
+
+/// What stands between `${` and `}` after the name.
+struct Modifier {
+    /// As written: `:-`, `#`.
+    sign: String,
+    /// Whether an empty variable counts as unset.
+    colon: bool,
+    kind: char,
+}
+
+struct Lexer<'a> {
+    rules: Expander,
+    rest: std::iter::Peekable<std::str::Chars<'a>>,
+    lookup: &'a Lookup<'a>,
+    unset: Vec<String>,
+    depth: usize,
+}
+
+impl Lexer<'_> {
+    /// Reads to `stop`, which is taken too, or to the end if there is none.
+    fn until(&mut self, stop: Option<char>, escapes: Escapes) -> Result<Out, ExpandReason> {
+        let outer = std::mem::replace(&mut self.rules.escapes, escapes);
+        self.depth += 1;
+        let out = if self.depth > MAX_NESTING {
+            Err(ExpandReason::NestedTooDeep)
+        } else {
+            self.until_unguarded(stop)
+        };
+        self.depth -= 1;
+        self.rules.escapes = outer;
+        out
+    }
+
+    fn until_unguarded(&mut self, stop: Option<char>) -> Result<Out, ExpandReason> {
+        let mut out = Out::default();
+        let quotes = self.rules.quotes != Quotes::Ordinary;
+        while let Some(ch) = self.rest.next() {
+            if Some(ch) == stop {
+                return Ok(out);
+            }
+            match ch {
+                '$' => out.push_bare(&self.dollar()?),
+                '\'' if quotes => out.push_protected(&self.single_quoted()?),
+                '"' if quotes => out.push_protected(&self.double_quoted()?),
+                _ if ch == self.rules.escape => {
+                    let escape = self.kept_escape();
+                    out.push_protected(&escape);
+                    if let Some(next) = self.rest.next() {
+                        out.push_protected(next.encode_utf8(&mut [0; 4]));
+                    }
+                }
+                _ => out.push_bare(ch.encode_utf8(&mut [0; 4])),
+            }
+        }
+        match stop {
+            // Every caller that has a stop knows better words for its absence.
+            Some(_) => Err(ExpandReason::MissingBrace),
+            None => Ok(out),
+        }
+    }
+
+    fn kept_escape(&self) -> String {
+        match self.rules.escapes {
+            Escapes::Keep => self.rules.escape.to_string(),
+            Escapes::Remove => String::new(),
+        }
+    }
+
+    fn kept_quote(&self, quote: char) -> String {
+        match self.rules.quotes {
+            Quotes::Keep => quote.to_string(),
+            Quotes::Remove | Quotes::Ordinary => String::new(),
+        }
+    }
+
+    fn single_quoted(&mut self) -> Result<String, ExpandReason> {
+        let mut text = self.kept_quote('\'');
+        for ch in self.rest.by_ref() {
+            if ch == '\'' {
+                text.push_str(&self.kept_quote('\''));
+                return Ok(text);
+            }
+            text.push(ch);
+        }
+        Err(ExpandReason::SingleQuote)
+    }
+
+    /// The escape character is special only before a quote, a dollar and itself.
+    fn double_quoted(&mut self) -> Result<String, ExpandReason> {
+        let mut text = self.kept_quote('"');
+        while let Some(ch) = self.rest.next() {
+            match ch {
+                '"' => {
+                    text.push_str(&self.kept_quote('"'));
+                    return Ok(text);
+                }
+                '$' => text.push_str(&self.dollar()?),
+                _ if ch == self.rules.escape => {
+                    text.push_str(&self.kept_escape());
+                    let escape = self.rules.escape;
+                    match self.rest.next_if(|next| matches!(next, '"' | '$') || *next == escape) {
+                        Some(next) => text.push(next),
+                        None if self.rest.peek().is_none() => {}
+                        None => text.push(ch),
+                    }
+                }
+                _ => text.push(ch),
+            }
+        }
+        Err(ExpandReason::DoubleQuote)
+    }
+
+    /// After `$`.
+    fn dollar(&mut self) -> Result<String, ExpandReason> {
+        if self.rest.next_if_eq(&'{').is_some() {
+            return self.braced();
+        }
+        let name = self.name();
+        if name.is_empty() {
+            return Ok("$".to_owned());
+        }
+        Ok(self
+            .value(&name)
+            .unwrap_or_else(|| self.unset_text(|| format!("${name}"))))
+    }
+
+    /// After `${`.
+    fn braced(&mut self) -> Result<String, ExpandReason> {
+        match self.rest.peek() {
+            None => return Err(ExpandReason::MissingBrace),
+            Some('{' | '}' | ':') => return Err(ExpandReason::BadSubstitution),
+            Some(_) => {}
+        }
+        let name = self.name();
+        match self.rest.next() {
+            Some('}') => Ok(self
+                .value(&name)
+                .unwrap_or_else(|| self.unset_text(|| format!("${{{name}}}")))),
+            Some('/') => self.replacement(&name),
+            Some(':') => {
+                let kind = self.rest.next().ok_or(ExpandReason::MissingBrace)?;
+                let modifier = Modifier {
+                    sign: format!(":{kind}"),
+                    colon: true,
+                    kind,
+                };
+                self.modified(&name, &modifier)
+            }
+            Some(kind @ ('+' | '-' | '?' | '#' | '%')) => {
+                let modifier = Modifier {
+                    sign: kind.to_string(),
+                    colon: false,
+                    kind,
+                };
+                self.modified(&name, &modifier)
+            }
+            other => Err(ExpandReason::UnsupportedModifier(
+                other.map_or_else(String::new, String::from),
+            )),
+        }
+    }
+
+    /// `${NAME-word}` and the like, after the sign.
+    fn modified(&mut self, name: &str, modifier: &Modifier) -> Result<String, ExpandReason> {
+        let pattern = matches!(modifier.kind, '#' | '%');
+        let escapes = if pattern { Escapes::Keep } else { Escapes::Remove };
+        let word = self.operand('}', escapes, ExpandReason::MissingBrace)?;
+        let supported = match modifier.kind {
+            '-' | '+' | '?' => true,
+            _ => pattern && !modifier.colon,
+        };
+        if !supported {
+            return Err(ExpandReason::UnsupportedModifier(modifier.sign.clone()));
+        }
+        let value = self.value(name);
+        if value.is_none() && self.rules.unset == Unset::Keep {
+            return Ok(format!("${{{name}{}{word}}}", modifier.sign));
+        }
+        let full = value.clone().filter(|value| !(modifier.colon && value.is_empty()));
+        match modifier.kind {
+            '-' => Ok(full.unwrap_or(word)),
+            '+' => Ok(full.map(|_| word).unwrap_or_default()),
+            '?' => full.ok_or_else(|| required(name, word, value.is_some())),
+            _ => strip(&value.unwrap_or_default(), modifier.kind, &word),
+        }
+    }
+
+    /// `${NAME/pattern/text}`, after the first slash.
+    fn replacement(&mut self, name: &str) -> Result<String, ExpandReason> {
+        let all = self.rest.next_if_eq(&'/').is_some();
+        let pattern = self.operand('/', Escapes::Keep, ExpandReason::MissingSlash)?;
+        let text = self.operand('}', Escapes::Keep, ExpandReason::MissingBrace)?;
+        let Some(value) = self.value(name) else {
+            return match self.rules.unset {
+                Unset::Keep => Ok(format!("${{{name}/{pattern}/{text}}}")),
+                Unset::Empty => replace("", &pattern, &text, all),
+            };
+        };
+        replace(&value, &pattern, &text, all)
+    }
+
+    /// A part of a `${…}`, up to `stop`. A text that ends too early is `missing`, whatever else is wrong in it.
+    fn operand(&mut self, stop: char, escapes: Escapes, missing: ExpandReason) -> Result<String, ExpandReason> {
+        match self.until(Some(stop), escapes) {
+            Ok(out) => Ok(out.text),
+            Err(ExpandReason::NestedTooDeep) => Err(ExpandReason::NestedTooDeep),
+            Err(_) if self.rest.peek().is_none() => Err(missing),
+            Err(reason) => Err(reason),
+        }
+    }
+
+    /// A name, a run of digits, or one special parameter; empty if there is none of them.
+    fn name(&mut self) -> String {
+        let mut name = String::new();
+        if let Some(special) = self.rest.next_if(|ch| "@*#?-$!".contains(*ch)) {
+            name.push(special);
+            return name;
+        }
+        let positional = self.rest.peek().is_some_and(char::is_ascii_digit);
+        let belongs = |ch: &char| ch.is_ascii_digit() || (!positional && (ch.is_alphabetic() || *ch == '_'));
+        while let Some(ch) = self.rest.next_if(belongs) {
+            name.push(ch);
+        }
+        name
+    }
+
+    fn value(&mut self, name: &str) -> Option<String> {
+        let value = (self.lookup)(name);
+        if value.is_none() && !self.unset.iter().any(|known| known == name) {
+            self.unset.push(name.to_owned());
+        }
+        value
+    }
+
+    fn unset_text(&self, written: impl FnOnce() -> String) -> String {
+        match self.rules.unset {
+            Unset::Empty => String::new(),
+            Unset::Keep => written(),
+        }
+    }
+}
+
+impl fmt::Debug for Lexer<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Lexer")
+            .field("rules", &self.rules)
+            .finish_non_exhaustive()
+    }
+}
+
+fn required(name: &str, word: String, set: bool) -> ExpandReason {
+    let message = match (word.is_empty(), set) {
+        (false, _) => word,
+        (true, true) => "is not allowed to be empty".to_owned(),
+        (true, false) => "is not allowed to be unset".to_owned(),
+    };
+    ExpandReason::Required {
+        name: name.to_owned(),
+        message,
+    }
+}
+
+/// A doubled sign takes the longest match.
+fn strip(value: &str, sign: char, word: &str) -> Result<String, ExpandReason> {
+    let (pattern, longest) = match word.strip_prefix(sign) {
+        Some(pattern) => (pattern, true),
+        None => (word, false),
+    };
+    let stripped = match sign {
+        '#' => shell_pattern::strip_prefix(value, pattern, longest),
+        _ => shell_pattern::strip_suffix(value, pattern, longest),
+    };
+    stripped.map_err(|cause| invalid(pattern, cause))
+}
+
+fn replace(value: &str, pattern: &str, text: &str, all: bool) -> Result<String, ExpandReason> {
+    shell_pattern::replace(value, pattern, text, all).map_err(|cause| invalid(pattern, cause))
+}
+
+fn invalid(pattern: &str, cause: InvalidPattern) -> ExpandReason {
+    ExpandReason::InvalidPattern {
+        pattern: pattern.to_owned(),
+        cause,
+    }
+}

@@ -1,0 +1,10 @@
+//! Lowering through the public API, against images that exist only in these tests.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot write to a string or find its stub fails at once"
+)]
+
+mod errors;
+mod plans;
+mod scopes;
+mod support;

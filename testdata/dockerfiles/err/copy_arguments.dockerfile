@@ -1,0 +1,6 @@
+# Sources without a destination.
+FROM b
+COPY
+COPY a
+ADD ["a"]
+COPY --link a

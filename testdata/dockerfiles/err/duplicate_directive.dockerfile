@@ -1,0 +1,4 @@
+# escape=`
+# Escape=\
+# A directive counts once.
+FROM b

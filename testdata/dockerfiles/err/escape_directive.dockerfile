@@ -1,0 +1,3 @@
+# escape=ab
+# Only two characters escape.
+FROM b

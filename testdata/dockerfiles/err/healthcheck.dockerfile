@@ -1,0 +1,11 @@
+# Durations, counts and words.
+FROM b
+HEALTHCHECK FOO a
+HEALTHCHECK NONE a
+HEALTHCHECK CMD
+HEALTHCHECK CMD []
+HEALTHCHECK --interval=5 CMD a
+HEALTHCHECK --timeout=10us CMD a
+HEALTHCHECK --retries=-1 CMD a
+HEALTHCHECK --retries=x CMD a
+HEALTHCHECK --intervall=1s CMD a

@@ -1,0 +1,5 @@
+# The file ends first.
+FROM b
+RUN <<E
+false
+ E

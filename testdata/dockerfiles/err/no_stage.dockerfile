@@ -1,0 +1,2 @@
+# Only ARG.
+ARG A

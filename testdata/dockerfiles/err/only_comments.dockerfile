@@ -1,0 +1,3 @@
+# No instruction at all.
+
+# x

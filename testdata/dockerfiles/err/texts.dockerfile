@@ -1,0 +1,14 @@
+# Instructions that say nothing.
+FROM b
+USER
+WORKDIR
+STOPSIGNAL
+MAINTAINER
+EXPOSE
+VOLUME
+VOLUME [" "]
+SHELL
+SHELL []
+SHELL /bin/sh -c
+ONBUILD
+HEALTHCHECK

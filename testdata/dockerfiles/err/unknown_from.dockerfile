@@ -1,0 +1,3 @@
+# A misspelt FROM does not make the lines below strangers.
+FORM b
+RUN a

@@ -1,0 +1,5 @@
+# A misspelt keyword, and one that resembles nothing.
+FROM b
+RNU echo
+EXPLODE now
+ENV A=1

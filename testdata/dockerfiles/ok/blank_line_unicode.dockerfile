@@ -1,0 +1,3 @@
+# Blank is what Unicode says at the start of a line.
+ FROM b
+　RUN a

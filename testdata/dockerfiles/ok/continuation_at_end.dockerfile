@@ -1,0 +1,3 @@
+# A continuation that the file ends is just an end.
+FROM b
+RUN echo a \

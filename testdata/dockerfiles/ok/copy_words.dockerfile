@@ -1,0 +1,3 @@
+# Words of COPY end at blanks, quoted or not.
+FROM b
+COPY "a b" /x/

@@ -1,0 +1,5 @@
+# A comment ends the directives: what follows is a comment too.
+# escape=`
+FROM b
+RUN a \
+  b

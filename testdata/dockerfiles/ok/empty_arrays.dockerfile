@@ -1,0 +1,5 @@
+# Empty arrays clear the command.
+FROM b
+CMD []
+ENTRYPOINT []
+CMD

@@ -1,0 +1,3 @@
+# An escape character at the very end is dropped.
+FROM b
+ENV A=b\\\

@@ -1,0 +1,4 @@
+# A body may be empty.
+FROM b
+RUN <<E
+E

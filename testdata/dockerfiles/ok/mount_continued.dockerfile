@@ -1,0 +1,6 @@
+# A mount over several lines.
+FROM b
+RUN --mount=type=cache,\
+target=/c \
+    --mount=type=tmpfs,target=/t \
+    make

@@ -1,0 +1,3 @@
+# The last line needs no end.
+FROM b
+RUN a
