@@ -1,3 +1,18 @@
 //! Layers: what changed, as a deterministic tar and back.
+//!
+//! Outwards: [`diff`] finds what a step changed, [`tar`] writes it, [`compress`] makes the forms that registries hold. Inwards:
+//! [`apply`] reads a stranger's layer with the limits of [`limits`], into a directory in overlay format or into a tree alone.
+//! [`lower`] is how both see the layers below.
 
 pub mod entry;
+pub mod tar;
+mod header;
+pub mod lower;
+pub mod diff;
+pub mod limits;
+pub mod retime;
+pub mod compress;
+pub(crate) mod read;
+pub(crate) mod merge;
+mod place;
+pub mod apply;

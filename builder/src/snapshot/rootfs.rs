@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 /// A root filesystem, not mounted yet.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Rootfs {
     /// overlayfs: directories in overlay format (whiteouts are 0:0 character devices, opaque directories carry
     /// `trusted.overlay.opaque`), topmost first, and where writes go.
@@ -19,7 +19,7 @@ pub enum Rootfs {
 }
 
 /// The writable part of an overlay.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Upper {
     /// Becomes the layer.
     pub dir: PathBuf,

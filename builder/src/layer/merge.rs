@@ -1,0 +1,425 @@
+//! What a layer means, entry by entry, over the layers below: where links lead, what hides what, which name wins.
+//!
+//! This is the judge; [`super::place`] is the hand. Entries may come in any order and more than once, so whiteouts and opaque
+//! marks take effect at the end only: they speak about the layers below, never about the layer that they are in.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+
+use proto::tree::{EntryKind, RelPath, Tree, TreeEntry};
+
+use super::limits::{LimitExceeded, Limits};
+use super::lower::{Lower, default_directory};
+use super::place::Place;
+
+/// Links followed for one name before we call it a loop, as the kernel does.
+const MOST_LINKS: usize = 40;
+
+/// Why an entry is not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The name has a `..` component or a NUL.
+    #[error("its name leaves the root or is no name")]
+    Name,
+    /// The name of a whiteout says nothing that could be removed.
+    #[error("it is a whiteout of no file name")]
+    Whiteout,
+    /// A parent is a file, device or pipe.
+    #[error("`{0}` is no directory")]
+    Parent(RelPath),
+    /// Links that lead to each other.
+    #[error("its parents are links without end")]
+    LinkLoop,
+    /// The target of a hard link is no regular file of this layer or of those below.
+    #[error("its hard link target is no file of the image")]
+    HardLink,
+    /// A character device 0:0, which overlayfs takes for a whiteout.
+    #[error("it is the device 0:0")]
+    Device,
+    /// The root is not a directory.
+    #[error("it makes the root something else than a directory")]
+    Root,
+    /// A type of member that we do not know.
+    #[error("its type is unknown")]
+    Type,
+}
+
+/// What can go wrong with one entry.
+#[derive(Debug)]
+pub(crate) enum EntryError {
+    Refused(Refusal),
+    Limit(LimitExceeded),
+    Lower(io::Error),
+    Write(io::Error),
+}
+
+impl From<Refusal> for EntryError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+struct Node {
+    entry: TreeEntry,
+    /// The layer names it; the others are parents that it needs.
+    named: bool,
+}
+
+/// The layer so far. With a place, the disk follows.
+pub(crate) struct Merged<'a> {
+    lower: &'a dyn Lower,
+    limits: &'a Limits,
+    pub(super) place: Option<Place>,
+    /// Closed under parents: above each node are directories.
+    nodes: BTreeMap<RelPath, Node>,
+    whiteouts: BTreeSet<RelPath>,
+    opaque: BTreeSet<RelPath>,
+    /// Further names of files.
+    links: BTreeMap<RelPath, BTreeSet<RelPath>>,
+}
+
+impl<'a> Merged<'a> {
+    pub(super) fn new(lower: &'a dyn Lower, limits: &'a Limits, place: Option<Place>) -> Result<Self, EntryError> {
+        let root = RelPath::root();
+        let entry = lower.entry(&root).map_err(EntryError::Lower)?;
+        let node = Node {
+            entry: entry.unwrap_or_else(|| default_directory(&root)),
+            named: false,
+        };
+        Ok(Self {
+            lower,
+            limits,
+            place,
+            nodes: BTreeMap::from([(root, node)]),
+            whiteouts: BTreeSet::new(),
+            opaque: BTreeSet::new(),
+            links: BTreeMap::new(),
+        })
+    }
+
+    /// An archive over `lower` that is never written anywhere.
+    pub(crate) fn in_memory(lower: &'a dyn Lower, limits: &'a Limits) -> Result<Self, EntryError> {
+        Self::new(lower, limits, None)
+    }
+
+    /// Where `path` really is: its parents followed through links, inside the root; its last component as it is.
+    pub(crate) fn locate(&self, path: &RelPath) -> Result<RelPath, EntryError> {
+        self.check(path)?;
+        let (Some(parent), Some(name)) = (path.parent(), path.name()) else {
+            return Ok(RelPath::root());
+        };
+        let located = self.resolve(&parent)?.join(&RelPath::clean(name));
+        self.check(&located)?;
+        Ok(located)
+    }
+
+    fn check(&self, path: &RelPath) -> Result<(), EntryError> {
+        let limits = self.limits;
+        let exceeded = if path.as_bytes().len() > limits.path_bytes {
+            LimitExceeded::PathBytes(limits.path_bytes)
+        } else if path.components().any(|name| name.len() > limits.component_bytes) {
+            LimitExceeded::ComponentBytes(limits.component_bytes)
+        } else if path.components().count() > limits.depth {
+            LimitExceeded::Depth(limits.depth)
+        } else {
+            return Ok(());
+        };
+        Err(EntryError::Limit(exceeded))
+    }
+
+    fn resolve(&self, path: &RelPath) -> Result<RelPath, EntryError> {
+        // Nearly always: the directory was in the layer just before.
+        if self.is_own_directory(path) {
+            return Ok(path.clone());
+        }
+        let mut todo: Vec<Vec<u8>> = path.components().rev().map(<[u8]>::to_vec).collect();
+        let mut done = RelPath::root();
+        let mut links = 0;
+        while let Some(component) = todo.pop() {
+            if component == b".." {
+                done = done.parent().unwrap_or_default();
+                continue;
+            }
+            let next = done.join(&RelPath::clean(&component));
+            self.check(&next)?;
+            match self.look(&next)?.map(|entry| entry.kind) {
+                None | Some(EntryKind::Directory { .. }) => done = next,
+                Some(EntryKind::Symlink { target }) => {
+                    links += 1;
+                    if links > MOST_LINKS {
+                        return Err(Refusal::LinkLoop.into());
+                    }
+                    if target.starts_with(b"/") {
+                        done = RelPath::root();
+                    }
+                    let parts = target.split(|&byte| byte == b'/').rev();
+                    todo.extend(parts.filter(|part| !matches!(*part, b"" | b".")).map(<[u8]>::to_vec));
+                }
+                Some(_) => return Err(Refusal::Parent(next).into()),
+            }
+        }
+        Ok(done)
+    }
+
+    fn is_own_directory(&self, path: &RelPath) -> bool {
+        let kind = self.nodes.get(path).map(|node| &node.entry.kind);
+        matches!(kind, Some(EntryKind::Directory { .. }))
+    }
+
+    /// What is at `path`: of this layer, else of those below.
+    fn look(&self, path: &RelPath) -> Result<Option<TreeEntry>, EntryError> {
+        match self.nodes.get(path) {
+            Some(node) => Ok(Some(node.entry.clone())),
+            None => self.look_below(path),
+        }
+    }
+
+    /// What the layers below show at `path`, as far as this layer lets it through.
+    fn look_below(&self, path: &RelPath) -> Result<Option<TreeEntry>, EntryError> {
+        if self.whiteouts.contains(path) || self.hidden_by_parent(path) {
+            return Ok(None);
+        }
+        self.lower.entry(path).map_err(EntryError::Lower)
+    }
+
+    fn hidden_by_parent(&self, path: &RelPath) -> bool {
+        std::iter::successors(path.parent(), RelPath::parent).any(|parent| {
+            self.whiteouts.contains(&parent)
+                || self.opaque.contains(&parent)
+                || (self.nodes.contains_key(&parent) && !self.is_own_directory(&parent))
+        })
+    }
+
+    /// Makes room for `entry` and notes it; its parents are made if nobody named them. The caller fills the place.
+    pub(crate) fn add(&mut self, entry: TreeEntry) -> Result<(), EntryError> {
+        let directory = matches!(entry.kind, EntryKind::Directory { .. });
+        if entry.path.is_root() && !directory {
+            return Err(Refusal::Root.into());
+        }
+        if directory && self.is_own_directory(&entry.path) {
+            self.nodes.insert(entry.path.clone(), Node { entry, named: true });
+            return Ok(());
+        }
+        self.remove(&entry.path)?;
+        self.make_parents(&entry.path)?;
+        if directory {
+            self.make_directory(&entry.path)?;
+        }
+        if let EntryKind::Hardlink { target } = &entry.kind {
+            self.links.entry(target.clone()).or_default().insert(entry.path.clone());
+        }
+        self.nodes.insert(entry.path.clone(), Node { entry, named: true });
+        Ok(())
+    }
+
+    /// Sets the digest of a file whose bytes have been read.
+    pub(crate) fn set_kind(&mut self, path: &RelPath, kind: EntryKind) {
+        if let Some(node) = self.nodes.get_mut(path) {
+            node.entry.kind = kind;
+        }
+    }
+
+    fn make_directory(&mut self, path: &RelPath) -> Result<(), EntryError> {
+        match &mut self.place {
+            Some(place) => place.directory(path).map_err(EntryError::Write),
+            None => Ok(()),
+        }
+    }
+
+    fn make_parents(&mut self, path: &RelPath) -> Result<(), EntryError> {
+        let mut missing: Vec<RelPath> = std::iter::successors(path.parent(), RelPath::parent)
+            .take_while(|parent| !self.nodes.contains_key(parent))
+            .collect();
+        while let Some(parent) = missing.pop() {
+            let below = self.look_below(&parent)?;
+            let entry = below.filter(|entry| matches!(entry.kind, EntryKind::Directory { .. }));
+            let entry = entry.map_or_else(
+                || default_directory(&parent),
+                |entry| TreeEntry {
+                    kind: EntryKind::Directory { opaque: false },
+                    ..entry
+                },
+            );
+            self.make_directory(&parent)?;
+            self.nodes.insert(parent, Node { entry, named: false });
+        }
+        Ok(())
+    }
+
+    /// Takes back what this layer had at `path` and below: a later entry of the same name wins.
+    fn remove(&mut self, path: &RelPath) -> Result<(), EntryError> {
+        if !self.nodes.contains_key(path) {
+            return Ok(());
+        }
+        let below = self.nodes.range(path.clone()..).map(|(path, _)| path);
+        let mut paths: Vec<RelPath> = below.take_while(|at| at.below(path).is_some()).cloned().collect();
+        // Children first.
+        while let Some(path) = paths.pop() {
+            let directory = self.is_own_directory(&path);
+            if let Some(place) = &mut self.place {
+                place.remove(&path, directory).map_err(EntryError::Write)?;
+            }
+            self.forget(&path);
+        }
+        Ok(())
+    }
+
+    fn forget(&mut self, path: &RelPath) {
+        let Some(node) = self.nodes.remove(path) else {
+            return;
+        };
+        if let EntryKind::Hardlink { target } = &node.entry.kind {
+            if let Some(links) = self.links.get_mut(target) {
+                links.remove(path);
+            }
+        } else if let Some(links) = self.links.remove(path) {
+            self.hand_on(&node.entry, links);
+        }
+    }
+
+    /// Makes the first of `links` the file, and the rest links to it.
+    fn hand_on(&mut self, file: &TreeEntry, mut links: BTreeSet<RelPath>) {
+        let Some(first) = links.pop_first() else {
+            return;
+        };
+        self.set_kind(&first, file.kind.clone());
+        for link in &links {
+            self.set_kind(link, EntryKind::Hardlink { target: first.clone() });
+        }
+        if !links.is_empty() {
+            self.links.insert(first, links);
+        }
+    }
+
+    /// What a hard link to `target` comes to: the file or link of this layer, else of those below (second: true).
+    /// Nothing if there is nothing yet.
+    pub(crate) fn link_target(&self, target: &RelPath) -> Result<Option<(TreeEntry, bool)>, EntryError> {
+        let own = self.nodes.get(target).map(|node| &node.entry);
+        let own = match own.map(|entry| &entry.kind) {
+            Some(EntryKind::Hardlink { target }) => self.nodes.get(target).map(|node| &node.entry),
+            _ => own,
+        };
+        let (entry, from_below) = match own {
+            Some(entry) => (entry.clone(), false),
+            None => match self.look_below(target)? {
+                Some(entry) => (entry, true),
+                None => return Ok(None),
+            },
+        };
+        match entry.kind {
+            EntryKind::File { .. } | EntryKind::Symlink { .. } => Ok(Some((entry, from_below))),
+            _ => Err(Refusal::HardLink.into()),
+        }
+    }
+
+    pub(super) fn add_whiteout(&mut self, path: RelPath) {
+        let implied = self.nodes.get_mut(&path).filter(|node| !node.named);
+        if let Some(node) = implied {
+            node.entry = default_directory(&path);
+        }
+        self.whiteouts.insert(path);
+    }
+
+    pub(super) fn add_opaque(&mut self, directory: RelPath) {
+        self.opaque.insert(directory);
+    }
+
+    /// Lets whiteouts and opaque marks take effect, gives directories their metadata, and returns what the layer says.
+    pub(crate) fn finish(mut self) -> Result<Tree, (RelPath, EntryError)> {
+        let fail = |path: &RelPath| {
+            let path = path.clone();
+            move |error| (path, error)
+        };
+        let mut tree = Vec::new();
+        for path in self.opaque.clone() {
+            self.finish_opaque(&path).map_err(fail(&path))?;
+        }
+        for path in self.whiteouts.clone() {
+            if self.finish_whiteout(&path).map_err(fail(&path))? {
+                tree.push(TreeEntry {
+                    kind: EntryKind::Whiteout,
+                    mode: 0,
+                    ..default_directory(&path)
+                });
+            }
+        }
+        for (first, links) in std::mem::take(&mut self.links) {
+            self.order_links(first, links);
+        }
+        for (path, node) in self.nodes.into_iter().rev() {
+            if let (Some(place), EntryKind::Directory { .. }) = (&mut self.place, &node.entry.kind) {
+                let finished = place.finish_directory(&node.entry);
+                finished.map_err(|error| (path, EntryError::Write(error)))?;
+            }
+            if node.named {
+                tree.push(node.entry);
+            }
+        }
+        Ok(Tree::new(tree))
+    }
+
+    fn finish_opaque(&mut self, path: &RelPath) -> Result<(), EntryError> {
+        if path.is_root() {
+            // overlayfs merges the roots of all layers whatever their marks say: name what is hidden.
+            for name in self.lower.children(path).map_err(EntryError::Lower)? {
+                self.whiteouts.insert(RelPath::clean(&name));
+            }
+            self.opaque.remove(path);
+        } else if !self.nodes.contains_key(path) {
+            let below = self.look_below(path)?;
+            let Some(entry) = below.filter(|entry| matches!(entry.kind, EntryKind::Directory { .. })) else {
+                return Ok(());
+            };
+            self.make_parents(path)?;
+            self.make_directory(path)?;
+            self.nodes.insert(path.clone(), Node { entry, named: true });
+        }
+        self.mark_opaque(path);
+        Ok(())
+    }
+
+    fn mark_opaque(&mut self, path: &RelPath) {
+        if let Some(node) = self.nodes.get_mut(path)
+            && let EntryKind::Directory { opaque } = &mut node.entry.kind
+        {
+            *opaque = true;
+            node.named = true;
+        }
+    }
+
+    /// Returns whether the whiteout stays one: nothing of this layer stands in its place.
+    fn finish_whiteout(&mut self, path: &RelPath) -> Result<bool, EntryError> {
+        if self.nodes.contains_key(path) {
+            self.mark_opaque(path);
+            return Ok(false);
+        }
+        if self.hidden_by_parent(path) {
+            return Ok(false);
+        }
+        // A whiteout of nothing would show as a device in directories that overlayfs does not merge.
+        if self.place.is_some() && self.lower.entry(path).map_err(EntryError::Lower)?.is_some() {
+            self.make_parents(path)?;
+            let entry = TreeEntry {
+                kind: EntryKind::Whiteout,
+                ..default_directory(path)
+            };
+            if let Some(place) = &mut self.place {
+                place.special(&entry).map_err(EntryError::Write)?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// The first path of a file in order of the tree is the file.
+    fn order_links(&mut self, file: RelPath, mut links: BTreeSet<RelPath>) {
+        let Some(first) = links.first().filter(|first| **first < file).cloned() else {
+            return;
+        };
+        let Some(entry) = self.nodes.get(&file).map(|node| node.entry.clone()) else {
+            return;
+        };
+        links.insert(file);
+        self.hand_on(&entry, links);
+        debug_assert!(self.nodes.contains_key(&first), "links name nodes");
+    }
+}

@@ -1,0 +1,260 @@
+//! Snapshots as directories in overlay format, one per layer; the kernel merges them.
+//!
+//! ```text
+//! <root>/<64 hex digits of the chain>/fs      the layer
+//! <root>/<64 hex digits of the chain>/synced  it is durable
+//! <root>/active-<n>/{fs,work}                 being written
+//! <root>/removed-<n>                          being removed
+//! ```
+//!
+//! A rename makes a snapshot appear and disappear as a whole. A rename may reach the disk before the bytes do, so only the mark
+//! `synced`, made after a sync of the file system, says that the snapshot survives a power cut; without it the next owner removes it.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use proto::digest::{ChainId, Digest};
+use rustix::fs::{CWD, Gid, Mode, OFlags, RenameFlags, Uid};
+use rustix::io::Errno;
+
+use super::remove::{disk_bytes, remove_tree};
+use super::rootfs::{Rootfs, Upper};
+use super::{Active, SnapshotError, SnapshotInfo, Snapshotter};
+
+const SYNCED: &str = "synced";
+
+/// Snapshots below one directory.
+#[derive(Debug)]
+pub struct OverlaySnapshotter {
+    root: PathBuf,
+    fd: OwnedFd,
+    next: AtomicU64,
+    /// Committed since the last sync.
+    unsynced: Mutex<BTreeSet<ChainId>>,
+}
+
+impl OverlaySnapshotter {
+    /// Opens the snapshots in `root`, an absolute path, and makes the directory if it is missing. Only we may enter it: layers
+    /// hold setuid programs.
+    ///
+    /// # Errors
+    /// What the file system reports.
+    pub fn open(root: &Path) -> Result<Self, SnapshotError> {
+        let failed = store(root);
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(root)
+            .map_err(&failed)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(root, flags, Mode::empty()).map_err(|error| failed(error.into()))?;
+        Ok(Self {
+            root: root.to_owned(),
+            fd,
+            next: AtomicU64::new(0),
+            unsynced: Mutex::default(),
+        })
+    }
+
+    fn dir(&self, chain: &ChainId) -> PathBuf {
+        self.root.join(chain.0.hex())
+    }
+
+    fn lowers(&self, parents: &[ChainId]) -> Result<Vec<PathBuf>, SnapshotError> {
+        if let Some(missing) = parents.iter().find(|parent| !self.contains(parent)) {
+            return Err(SnapshotError::Missing(*missing));
+        }
+        Ok(parents.iter().rev().map(|parent| self.layer_dir(parent)).collect())
+    }
+
+    /// A name that nobody uses.
+    fn unused(&self, kind: &str) -> PathBuf {
+        self.root
+            .join(format!("{kind}-{}", self.next.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    fn make_active(&self) -> Result<PathBuf, SnapshotError> {
+        loop {
+            let dir = self.unused("active");
+            match std::fs::DirBuilder::new().mode(0o700).create(&dir) {
+                Ok(()) => return Ok(dir),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(store(&dir)(error)),
+            }
+        }
+    }
+
+    /// Out of sight at once, then removed.
+    fn discard(&self, dir: &Path) -> Result<(), SnapshotError> {
+        loop {
+            let removed = self.unused("removed");
+            match rustix::fs::renameat_with(CWD, dir, CWD, &removed, RenameFlags::NOREPLACE) {
+                Ok(()) => {
+                    let name = removed.file_name().unwrap_or_default();
+                    return remove_tree(&self.fd, name).map_err(store(&removed));
+                }
+                Err(Errno::NOENT) => return Ok(()),
+                Err(Errno::EXIST) => {}
+                Err(error) => return Err(store(dir)(error.into())),
+            }
+        }
+    }
+
+    fn names(&self) -> Result<Vec<OsString>, SnapshotError> {
+        let failed = store(&self.root);
+        let entries = std::fs::read_dir(&self.root).map_err(&failed)?;
+        let mut names: Vec<OsString> = entries
+            .map(|entry| entry.map(|entry| entry.file_name()))
+            .collect::<io::Result<_>>()
+            .map_err(&failed)?;
+        names.sort();
+        Ok(names)
+    }
+}
+
+fn store(path: &Path) -> impl Fn(io::Error) -> SnapshotError {
+    let path = path.to_owned();
+    move |source| SnapshotError::Store {
+        path: path.clone(),
+        source,
+    }
+}
+
+/// The chain that a directory is named after; nothing for all other names.
+fn chain_of(name: &OsString) -> Option<ChainId> {
+    let digest: Digest = format!("sha256:{}", name.to_str()?).parse().ok()?;
+    Some(ChainId(digest))
+}
+
+/// `fs` and `work`, the former with the root directory's owner and mode of the layer below.
+fn fill_active(dir: &Path, below: Option<&PathBuf>) -> io::Result<()> {
+    let upper = dir.join("fs");
+    std::fs::DirBuilder::new().mode(0o755).create(&upper)?;
+    std::fs::DirBuilder::new().mode(0o700).create(dir.join("work"))?;
+    let (mode, uid, gid) = match below {
+        Some(below) => {
+            let metadata = std::fs::metadata(below)?;
+            (metadata.mode(), metadata.uid(), metadata.gid())
+        }
+        // Said again on purpose: the umask of whoever started us must not get into a layer.
+        None => (0o755, 0, 0),
+    };
+    if below.is_some() {
+        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+        rustix::fs::chownat(CWD, &upper, Some(uid), Some(gid), rustix::fs::AtFlags::empty())?;
+    }
+    Ok(rustix::fs::chmod(&upper, Mode::from_raw_mode(mode))?)
+}
+
+impl Snapshotter for OverlaySnapshotter {
+    fn contains(&self, chain: &ChainId) -> bool {
+        self.layer_dir(chain).is_dir()
+    }
+
+    fn layer_dir(&self, chain: &ChainId) -> PathBuf {
+        self.dir(chain).join("fs")
+    }
+
+    fn prepare(&self, parents: &[ChainId]) -> Result<Active, SnapshotError> {
+        let lower = self.lowers(parents)?;
+        let dir = self.make_active()?;
+        fill_active(&dir, lower.first()).map_err(store(&dir))?;
+        let upper = dir.join("fs");
+        Ok(Active {
+            rootfs: Rootfs::Overlay {
+                lower,
+                upper: Some(Upper {
+                    dir: upper.clone(),
+                    work: dir.join("work"),
+                }),
+            },
+            upper,
+            dir,
+        })
+    }
+
+    fn commit(&self, active: Active, chain: &ChainId) -> Result<(), SnapshotError> {
+        let work = active.dir.join("work");
+        // overlayfs leaves directories without any permission in it.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let opened = rustix::fs::open(&active.dir, flags, Mode::empty());
+        let opened = opened.map_err(|error| store(&active.dir)(error.into()))?;
+        remove_tree(&opened, "work".as_ref()).map_err(store(&work))?;
+        let target = self.dir(chain);
+        let mut unsynced = self.unsynced.lock().unwrap_or_else(PoisonError::into_inner);
+        match rustix::fs::renameat_with(CWD, &active.dir, CWD, &target, RenameFlags::NOREPLACE) {
+            Ok(()) => {
+                unsynced.insert(*chain);
+                Ok(())
+            }
+            Err(Errno::EXIST) => {
+                drop(unsynced);
+                self.discard(&active.dir)
+            }
+            Err(error) => Err(store(&target)(error.into())),
+        }
+    }
+
+    fn abandon(&self, active: Active) -> Result<(), SnapshotError> {
+        self.discard(&active.dir)
+    }
+
+    fn view(&self, parents: &[ChainId]) -> Result<Rootfs, SnapshotError> {
+        Ok(Rootfs::Overlay {
+            lower: self.lowers(parents)?,
+            upper: None,
+        })
+    }
+
+    fn list(&self) -> Result<Vec<SnapshotInfo>, SnapshotError> {
+        let mut found = Vec::new();
+        for name in self.names()? {
+            if let Some(chain) = chain_of(&name) {
+                match disk_bytes(&self.fd, &name) {
+                    Ok(disk_bytes) => found.push(SnapshotInfo { chain, disk_bytes }),
+                    // Removed while we looked.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => return Err(store(&self.root.join(&name))(error)),
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn remove(&self, chain: &ChainId) -> Result<(), SnapshotError> {
+        self.discard(&self.dir(chain))
+    }
+
+    fn sync(&self) -> Result<(), SnapshotError> {
+        let mut unsynced = self.unsynced.lock().unwrap_or_else(PoisonError::into_inner);
+        if unsynced.is_empty() {
+            return Ok(());
+        }
+        rustix::fs::syncfs(&self.fd).map_err(|error| store(&self.root)(error.into()))?;
+        for chain in unsynced.iter().filter(|chain| self.contains(chain)) {
+            let mark = self.dir(chain).join(SYNCED);
+            std::fs::File::create(&mark).map_err(store(&mark))?;
+        }
+        unsynced.clear();
+        // The marks themselves: without them the snapshots would not survive either.
+        rustix::fs::syncfs(&self.fd).map_err(|error| store(&self.root)(error.into()))
+    }
+
+    fn sweep(&self) -> Result<(), SnapshotError> {
+        for name in self.names()? {
+            let path = self.root.join(&name);
+            match chain_of(&name) {
+                Some(_) if path.join(SYNCED).exists() => {}
+                Some(_) => self.discard(&path)?,
+                None => remove_tree(&self.fd, &name).map_err(store(&path))?,
+            }
+        }
+        Ok(())
+    }
+}
