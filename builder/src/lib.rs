@@ -3,5 +3,7 @@
 //! This crate never knows terminals, flags, environment variables or exit codes. Only `plan` knows Dockerfiles, only
 //! `executor` runs what a Dockerfile asks for, only `sys` holds `unsafe`, and `solve` does not know what an op does.
 
+pub mod executor;
 pub mod layer;
 pub mod snapshot;
+mod sys;

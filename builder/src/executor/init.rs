@@ -1,0 +1,381 @@
+//! The sandbox init: the program that the engine starts for every step.
+//!
+//! Three processes, each with one duty. The *outer* one makes the namespaces and waits for two things: its child's end, or the end
+//! of the engine (the socket closes), upon which it kills the child. *Pid 1* of the new pid namespace builds the mounts, starts
+//! the step and reaps; when it ends the kernel kills whatever the step left running, and `waitpid` on it returns only after that.
+//! The *step* gives up its privileges and executes the program; as it is not pid 1, signals act on it as they do anywhere.
+
+use std::ffi::CString;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::{
+    DumpableBehavior, Pid, PidfdFlags, Resource, Rlimit, Signal, WaitOptions, getrlimit, kill_process, pidfd_open,
+    set_dumpable_behavior, set_parent_process_death_signal, setrlimit, setsid, wait, waitpid,
+};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, Gid, LinkNameSpaceType, Uid, UnshareFlags, clear_ambient_capability_set,
+    move_into_link_name_space, remove_capability_from_bounding_set, set_capabilities, set_thread_groups,
+    set_thread_res_gid, set_thread_res_uid,
+};
+
+use super::root::{self, Entered};
+use super::spec::{Attempt, Failure, NetworkPlan, Reply, Spec, Status, receive, send};
+use super::target::Want;
+use super::user::{self, Identity};
+use super::{DEFAULT_HOSTNAME, seccomp};
+use crate::sys::{self, Fork};
+
+/// What root in a step may do: the fourteen capabilities that container engines have always given.
+const CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
+    .union(CapabilitySet::DAC_OVERRIDE)
+    .union(CapabilitySet::FSETID)
+    .union(CapabilitySet::FOWNER)
+    .union(CapabilitySet::MKNOD)
+    .union(CapabilitySet::NET_RAW)
+    .union(CapabilitySet::SETGID)
+    .union(CapabilitySet::SETUID)
+    .union(CapabilitySet::SETFCAP)
+    .union(CapabilitySet::SETPCAP)
+    .union(CapabilitySet::NET_BIND_SERVICE)
+    .union(CapabilitySet::SYS_CHROOT)
+    .union(CapabilitySet::KILL)
+    .union(CapabilitySet::AUDIT_WRITE);
+
+/// Many old programs loop over the soft limit of open files, so it is low; the hard one is high.
+const OPEN_FILES: Rlimit = Rlimit {
+    current: Some(1024),
+    maximum: Some(1 << 20),
+};
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Steps die before the engine when memory runs out.
+const OOM_SCORE: &str = "500";
+
+/// Runs as the sandbox init. Standard input is the socket to the engine; standard output and error become the step's.
+///
+/// Must be called from the only thread of a program that was started with [`super::INIT_ARGUMENT`], before anything else.
+pub fn init_main() -> ! {
+    let code = match outer() {
+        Ok(()) => 0,
+        // The engine sees a socket that closed without a reply; there is nobody else to tell.
+        Err(_) => 1,
+    };
+    sys::exit_now(code)
+}
+
+fn outer() -> io::Result<()> {
+    // Until the step has executed its own program, nobody may look into this one: its memory and its file are the engine's.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    let socket = UnixStream::from(rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3)?);
+    rustix::stdio::dup2_stdin(rustix::fs::open("/dev/null", OFlags::RDONLY, Mode::empty())?)?;
+    let spec: Spec = receive(&socket)?;
+    match isolate(&spec) {
+        Ok(Fork::Parent(child)) => supervise(child, &socket),
+        Ok(Fork::Child) => {
+            let reply = first(spec).unwrap_or_else(Reply::Failed);
+            send(&socket, &reply)
+        }
+        Err(failure) => send(&socket, &Reply::Failed(failure)),
+    }
+}
+
+/// Enters the control groups and new namespaces, and forks their first process.
+fn isolate(spec: &Spec) -> Result<Fork, Failure> {
+    let pid = std::process::id().to_string();
+    for path in &spec.cgroups {
+        fs::write(path, &pid).attempt("enter the control group")?;
+    }
+    fs::write("/proc/self/oom_score_adj", OOM_SCORE).attempt("set the memory priority")?;
+    let mut flags = UnshareFlags::NEWNS
+        | UnshareFlags::NEWPID
+        | UnshareFlags::NEWIPC
+        | UnshareFlags::NEWUTS
+        | UnshareFlags::NEWCGROUP;
+    match &spec.network {
+        NetworkPlan::Host => {}
+        NetworkPlan::Isolated => flags |= UnshareFlags::NEWNET,
+        NetworkPlan::Join(path) => {
+            let namespace =
+                rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).attempt("open the network")?;
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
+                .attempt("enter the network")?;
+        }
+    }
+    sys::unshare(flags).attempt("make namespaces")?;
+    if spec.network == NetworkPlan::Isolated {
+        sys::loopback_up().attempt("bring loopback up")?;
+    }
+    sys::fork().attempt("fork")
+}
+
+/// Waits until pid 1 is gone, and with it everything in its namespace; ends it when the engine ends or cancels.
+fn supervise(child: Pid, socket: &UnixStream) -> io::Result<()> {
+    let handle = pidfd_open(child, PidfdFlags::empty())?;
+    loop {
+        let mut fds = [
+            PollFd::new(&handle, PollFlags::IN),
+            PollFd::new(socket, PollFlags::IN | PollFlags::RDHUP),
+        ];
+        match poll(&mut fds, None) {
+            Err(Errno::INTR) => continue,
+            ready => ready?,
+        };
+        if fds[0].revents().is_empty() {
+            kill_process(child, Signal::KILL)?;
+        }
+        waitpid(Some(child), WaitOptions::empty())?;
+        return Ok(());
+    }
+}
+
+/// Pid 1: from a fresh namespace to the end of the step.
+fn first(mut spec: Spec) -> Result<Reply, Failure> {
+    set_parent_process_death_signal(Some(Signal::KILL)).attempt("tie the sandbox to the engine")?;
+    let hostname = spec.process.hostname.as_deref().unwrap_or(DEFAULT_HOSTNAME);
+    rustix::system::sethostname(hostname.as_bytes()).attempt("set the host name")?;
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    let Entered { tree, stubs } = root::enter(&spec)?;
+    let read = |path| user::read_accounts(tree.root(), path).map_err(Failure::Refused);
+    let identity =
+        user::lookup(&spec.process.user, &read("etc/passwd")?, &read("etc/group")?).map_err(Failure::Refused)?;
+    let process = &mut spec.process;
+    if !process.env.iter().any(|(name, _)| name == "HOME") {
+        process.env.push(("HOME".to_owned(), identity.home.clone()));
+    }
+    let cwd = tree
+        .reach(&process.cwd, Want::Dir)
+        .map_err(|error| Failure::Refused(format!("cannot enter working directory `{}`: {error}", process.cwd)))?;
+    let command = Command::new(&process.args, &process.env)?;
+    run(
+        &Step {
+            identity,
+            cwd: cwd.fd,
+            command,
+        },
+        stubs,
+    )
+}
+
+/// Everything that the step's process needs after its fork.
+struct Step {
+    identity: Identity,
+    cwd: OwnedFd,
+    command: Command,
+}
+
+fn run(step: &Step, stubs: Vec<PathBuf>) -> Result<Reply, Failure> {
+    let (trouble, report) = UnixStream::pair().attempt("make a socket")?;
+    let pid = match sys::fork().attempt("fork")? {
+        Fork::Child => {
+            let (code, message) = become_step(step);
+            // The other end is pid 1, which cannot be gone: then this process would be, too.
+            let sent = send(&report, &Trouble { code, message });
+            sys::exit_now(if sent.is_ok() { 0 } else { 1 });
+        }
+        Fork::Parent(pid) => pid,
+    };
+    drop(report);
+    // The socket closes without a word when the program has been executed.
+    let trouble: Option<Trouble> = match receive(&trouble) {
+        Ok(trouble) => Some(trouble),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => None,
+        Err(error) => return Err(error).attempt("wait for the program to start"),
+    };
+    let status = reap(pid)?;
+    Ok(match trouble {
+        Some(Trouble { code: 0, message }) => Reply::Failed(Failure::Setup {
+            action: "start the program".to_owned(),
+            reason: message,
+        }),
+        Some(Trouble { code, message }) => Reply::NotExecuted { code, message, stubs },
+        None => Reply::Ended { status, stubs },
+    })
+}
+
+/// Why the program could not be executed; code 0 if the sandbox is at fault and not the program.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Trouble {
+    code: i32,
+    message: String,
+}
+
+/// Waits for the step, and for every orphan that ends before it.
+fn reap(step: Pid) -> Result<Status, Failure> {
+    loop {
+        match wait(WaitOptions::empty()) {
+            Ok(Some((pid, status))) if pid == step => {
+                if let Some(code) = status.exit_status() {
+                    return Ok(Status::Code(code));
+                }
+                if let Some(signal) = status.terminating_signal() {
+                    return Ok(Status::Signal(signal));
+                }
+            }
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error).attempt("wait for the step"),
+        }
+    }
+}
+
+/// Gives up every privilege and executes the program. Returns only if that failed.
+fn become_step(step: &Step) -> (i32, String) {
+    match confine(step) {
+        Ok(()) => step.command.execute(),
+        Err(Failure::Setup { action, reason }) => (0, format!("{action}: {reason}")),
+        Err(Failure::Refused(message)) => (126, message),
+    }
+}
+
+fn confine(step: &Step) -> Result<(), Failure> {
+    setsid().attempt("start a session")?;
+    sys::reset_signals().attempt("reset signals")?;
+    limit_resources()?;
+    rustix::process::fchdir(&step.cwd).attempt("enter the working directory")?;
+    // A directory outside the root would be named `(unreachable)…` by the kernel.
+    let cwd = rustix::process::getcwd(Vec::new()).attempt("read the working directory")?;
+    if !cwd.as_bytes().starts_with(b"/") {
+        return Err(Failure::Refused(
+            "the working directory is outside the root filesystem".to_owned(),
+        ));
+    }
+    // The filter first: without `no_new_privs` it takes a capability that is dropped below.
+    sys::install_filter(&seccomp::program()).attempt("install the system call filter")?;
+    drop_privileges(&step.identity)
+}
+
+fn limit_resources() -> Result<(), Failure> {
+    setrlimit(
+        Resource::Core,
+        Rlimit {
+            current: Some(0),
+            maximum: Some(0),
+        },
+    )
+    .attempt("forbid core dumps")?;
+    match setrlimit(Resource::Nofile, OPEN_FILES) {
+        // The kernel's own ceiling is lower here; then the hard limit of the engine stays.
+        Err(Errno::PERM) => setrlimit(
+            Resource::Nofile,
+            Rlimit {
+                current: OPEN_FILES.current,
+                ..getrlimit(Resource::Nofile)
+            },
+        ),
+        result => result,
+    }
+    .attempt("limit open files")
+}
+
+fn drop_privileges(identity: &Identity) -> Result<(), Failure> {
+    clear_ambient_capability_set().attempt("clear ambient capabilities")?;
+    for number in 0..64 {
+        let one = CapabilitySet::from_bits_retain(1 << number);
+        if CAPABILITIES.contains(one) {
+            continue;
+        }
+        match remove_capability_from_bounding_set(one) {
+            // The first number that the kernel does not know.
+            Err(Errno::INVAL) => break,
+            result => result.attempt("drop a capability")?,
+        }
+    }
+    let groups: Vec<Gid> = identity.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
+    let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
+    set_thread_groups(&groups).attempt("set groups")?;
+    set_thread_res_gid(gid, gid, gid).attempt("set the group")?;
+    // Leaving uid 0 clears the permitted and effective sets.
+    set_thread_res_uid(uid, uid, uid).attempt("set the user")?;
+    let held = if identity.uid == 0 {
+        CAPABILITIES
+    } else {
+        CapabilitySet::empty()
+    };
+    let sets = CapabilitySets {
+        effective: held,
+        permitted: held,
+        inheritable: CapabilitySet::empty(),
+    };
+    set_capabilities(None, sets).attempt("set capabilities")
+}
+
+/// A program with everything that `execve` takes, made before the fork.
+struct Command {
+    name: String,
+    path: String,
+    candidates: Vec<CString>,
+    args: Vec<CString>,
+    env: Vec<CString>,
+}
+
+impl Command {
+    fn new(args: &[String], env: &[(String, String)]) -> Result<Self, Failure> {
+        let refuse = || Failure::Refused("an argument or a variable of the step contains a NUL byte".to_owned());
+        let string = |text: String| CString::new(text).map_err(|_| refuse());
+        let Some(name) = args.first().filter(|name| !name.is_empty()) else {
+            return Err(Failure::Refused("the step has no program to run".to_owned()));
+        };
+        // The last of equal names counts, as in a shell.
+        let path = env
+            .iter()
+            .rev()
+            .find(|(name, _)| name == "PATH")
+            .map_or(DEFAULT_PATH, |(_, value)| value);
+        let candidates: Vec<String> = if name.contains('/') {
+            vec![name.clone()]
+        } else {
+            path.split(':')
+                .map(|dir| format!("{}/{name}", if dir.is_empty() { "." } else { dir }))
+                .collect()
+        };
+        Ok(Self {
+            name: name.clone(),
+            path: path.to_owned(),
+            candidates: candidates.into_iter().map(string).collect::<Result<_, _>>()?,
+            args: args.iter().cloned().map(string).collect::<Result<_, _>>()?,
+            env: env
+                .iter()
+                .map(|(name, value)| string(format!("{name}={value}")))
+                .collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// Tries every candidate. Returns why none could be executed.
+    fn execute(&self) -> (i32, String) {
+        // Descriptors close on exec from birth; this is the second lock, for what a library may have opened.
+        if let Err(error) = sys::close_on_exec_from(3) {
+            return (0, format!("close descriptors: {error}"));
+        }
+        let mut denied = None;
+        for candidate in &self.candidates {
+            let error = sys::execve(candidate, &self.args, &self.env);
+            match error.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {}
+                _ => denied = denied.or(Some(error)),
+            }
+        }
+        let name = &self.name;
+        match denied {
+            Some(error) => (126, format!("exec: \"{name}\": {}", describe(&error))),
+            None if name.contains('/') => (127, format!("exec: \"{name}\": stat {name}: no such file or directory")),
+            None => (
+                127,
+                format!("exec: \"{name}\": executable file not found in $PATH ({})", self.path),
+            ),
+        }
+    }
+}
+
+fn describe(error: &io::Error) -> String {
+    match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::ACCESS) => "permission denied".to_owned(),
+        Some(Errno::NOEXEC) => "exec format error".to_owned(),
+        Some(Errno::ISDIR) => "is a directory".to_owned(),
+        _ => error.to_string(),
+    }
+}

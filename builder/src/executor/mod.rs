@@ -1,0 +1,238 @@
+//! Running what a Dockerfile asks for, in a sandbox.
+//!
+//! A [`Process`] says everything about a step; one function builds every sandbox from it, and nothing in it can weaken the
+//! sandbox except [`Network::Host`]. [`NamespaceExecutor`] is the root tier: new mount, pid, ipc, uts, cgroup and network
+//! namespaces, built by a single-threaded child that executes this program again (see [`init_main`]).
+
+mod cgroup;
+mod init;
+pub(crate) mod namespace;
+mod network;
+mod probe;
+mod root;
+mod seccomp;
+mod spec;
+mod target;
+mod user;
+
+use std::fmt;
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::snapshot::rootfs::Rootfs;
+
+pub use init::init_main;
+pub use namespace::NamespaceExecutor;
+pub use probe::{Probe, probe};
+
+/// First argument of the hidden re-execution; what sees it calls [`init_main`] before anything else.
+pub const INIT_ARGUMENT: &str = "__sandbox-init";
+
+/// Host name of a step that asks for none: constant, so that it cannot make builds differ.
+pub const DEFAULT_HOSTNAME: &str = "buildkitsandbox";
+
+/// One step, ready to run.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Process {
+    /// Program and arguments; a program without a slash is searched in `PATH` of `env`.
+    pub args: Vec<String>,
+    /// Environment, in order. `HOME` is added from the user database where it is missing.
+    pub env: Vec<(String, String)>,
+    /// Absolute working directory; made (0755, root) where it is missing.
+    pub cwd: String,
+    /// `user[:group]`, names or numbers, looked up in the root filesystem; empty is root.
+    pub user: String,
+    /// Host name; [`DEFAULT_HOSTNAME`] where there is none.
+    pub hostname: Option<String>,
+    /// What the step can reach.
+    pub network: Network,
+    /// Lines for `/etc/hosts`: name and address.
+    pub extra_hosts: Vec<(String, String)>,
+    /// The root filesystem. It is mounted in the step's own namespace only.
+    pub rootfs: Rootfs,
+    /// Mounts over it, in any order: parents are mounted first.
+    pub mounts: Vec<StepMount>,
+    /// Size of `/dev/shm`; 64 MiB where there is none.
+    pub shm_size_bytes: Option<u64>,
+    /// Small generated read-only files.
+    pub files: Vec<StepFile>,
+}
+
+/// What the network of a step can reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Network {
+    /// An own network with a way out through address translation.
+    Default,
+    /// Only its own loopback interface.
+    None,
+    /// The network of the engine.
+    Host,
+}
+
+/// A generated file, such as a here-document under `/dev/pipes`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepFile {
+    /// Absolute path in the root filesystem.
+    pub path: String,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// Permission bits.
+    pub mode: u32,
+}
+
+/// A mount of a step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepMount {
+    /// Absolute path in the root filesystem. Links are followed inside the root; what is missing is made and reported.
+    pub target: String,
+    /// What is mounted.
+    pub source: MountSource,
+    /// Whether writes fail.
+    pub readonly: bool,
+}
+
+/// What a [`StepMount`] shows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MountSource {
+    /// A path in another root filesystem. Writable only through the throw-away upper directory that the caller gives it.
+    Rootfs {
+        /// The filesystem.
+        rootfs: Rootfs,
+        /// Path in it, resolved inside it; empty is its root.
+        subpath: PathBuf,
+    },
+    /// A path below a directory of the engine: a cache mount, or a build context.
+    Directory {
+        /// The directory, trusted.
+        path: PathBuf,
+        /// Path below it, resolved inside it; empty is the directory.
+        subpath: PathBuf,
+    },
+    /// An empty file system in memory.
+    Tmpfs {
+        /// Its size; unlimited where there is none.
+        size_bytes: Option<u64>,
+        /// Mode of its root.
+        mode: u32,
+    },
+    /// A file in memory, always read-only.
+    Secret {
+        /// What it holds.
+        value: SecretValue,
+        /// Permission bits.
+        mode: u32,
+        /// Owner.
+        uid: u32,
+        /// Group.
+        gid: u32,
+    },
+    /// The socket of an agent, at this path of the engine's own file system.
+    Socket {
+        /// The socket, trusted.
+        path: PathBuf,
+    },
+}
+
+/// Bytes that are never printed.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecretValue(pub Vec<u8>);
+
+impl fmt::Debug for SecretValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SecretValue({} bytes)", self.0.len())
+    }
+}
+
+/// Which stream of a step a chunk came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutputStream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// A piece of output, cut anywhere.
+pub type OutputChunk = (OutputStream, Bytes);
+
+/// How a step ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It exited. 127: no such program, 126: the program cannot be executed; why is on its standard error.
+    Code(i32),
+    /// A signal ended it.
+    Signal(i32),
+    /// It exceeded its memory limit.
+    OutOfMemory,
+}
+
+/// What is left to say after a step ran.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExitReport {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Paths, relative to the root filesystem, of mount points that were made in it, with the parents made for them, parents
+    /// first. The layer must not contain them: the files always, the directories if nothing else is in them.
+    pub stubs: Vec<PathBuf>,
+}
+
+/// Why a step could not be run. A step that ran and failed is an [`ExitReport`].
+#[derive(Debug, thiserror::Error)]
+pub enum ExecError {
+    /// The sandbox could not be started or talked to.
+    #[error("cannot start the sandbox: {action}")]
+    Start {
+        /// What was attempted.
+        action: &'static str,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// Building the sandbox failed.
+    #[error("cannot build the sandbox: {action}: {reason}")]
+    Setup {
+        /// What was attempted, with its subject.
+        action: String,
+        /// What the kernel answered.
+        reason: String,
+    },
+    /// The image or the step asks for something that does not exist in it: a user, a mount target, a directory.
+    #[error("{message}")]
+    Refused {
+        /// What, in full.
+        message: String,
+    },
+    /// The network that the step asks for cannot be made here.
+    #[error("cannot give the step a network of its own: {reason}")]
+    Network {
+        /// What failed.
+        reason: String,
+    },
+    /// The sandbox ended without a report: something outside killed it.
+    #[error("the sandbox was killed from outside")]
+    Lost,
+    /// The step was cancelled; nothing of it is left.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+/// Runs steps.
+pub trait Executor: Send + Sync {
+    /// Runs one step to its end, and sends what it prints as it comes. A receiver that is gone loses output, not the step.
+    ///
+    /// When the future is done, every process of the step is gone, however it ended; so it is soon after the future is
+    /// dropped.
+    ///
+    /// # Errors
+    /// [`ExecError`]; a step that ran and failed is no error.
+    fn run<'a>(
+        &'a self,
+        process: &'a Process,
+        output: mpsc::Sender<OutputChunk>,
+        cancel: CancellationToken,
+    ) -> BoxFuture<'a, Result<ExitReport, ExecError>>;
+}

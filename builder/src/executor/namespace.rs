@@ -1,0 +1,332 @@
+//! The root tier, seen from the engine: start the init, hand it the step, pass its output on, and wait until it is gone.
+//!
+//! The engine and the init hold the two ends of a socket. The init reads the step from it and answers once; when the engine's
+//! end closes (cancelled, dropped, or the engine is dead) everything in the sandbox is killed. So no path of this file, and no
+//! way in which the engine can die, leaves a process behind.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use rustix::fs::CWD;
+use rustix::mount::{MountAttrFlags, OpenTreeFlags, open_tree};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::process::{Child, Command};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::cgroup::{self, Group};
+use super::network::{Lease, Networks};
+use super::spec::{self, Failure, NetworkPlan, Reply, Spec, Status};
+use super::{
+    DEFAULT_HOSTNAME, ExecError, Executor, ExitReport, INIT_ARGUMENT, Network, Outcome, OutputChunk, OutputStream,
+    Process,
+};
+use crate::sys;
+
+/// Output is passed on in pieces of at most this size.
+const CHUNK_BYTES: usize = 32 << 10;
+
+/// Runs steps in namespaces of their own, as root.
+///
+/// Each step is a task of its own, so that a caller that goes away only cancels it: the task still waits until nothing of the step
+/// is left, and only then are its control group and its network free. [`Self::finish`] waits for the last of them.
+#[derive(Debug)]
+pub struct NamespaceExecutor {
+    runner: Arc<Runner>,
+    tasks: TaskTracker,
+}
+
+#[derive(Debug)]
+struct Runner {
+    /// The program that holds the init, on a read-only mount of its own: what a step could reach of it (its `exe` link) cannot
+    /// be written through.
+    program: OwnedFd,
+    networks: Arc<Networks>,
+}
+
+impl NamespaceExecutor {
+    /// An executor whose init is the running program, which must call [`super::init_main`] for [`INIT_ARGUMENT`].
+    ///
+    /// # Errors
+    /// [`ExecError::Start`] if this process may not make mounts.
+    pub fn new() -> Result<Self, ExecError> {
+        Self::with_init(Path::new("/proc/self/exe"))
+    }
+
+    /// Like [`Self::new`], with another program as the init.
+    ///
+    /// # Errors
+    /// See [`Self::new`].
+    pub fn with_init(program: &Path) -> Result<Self, ExecError> {
+        let start = |action| move |source| ExecError::Start { action, source };
+        let path = std::fs::canonicalize(program).map_err(start("find the program of the init"))?;
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let program = open_tree(CWD, path, flags)
+            .map_err(io::Error::from)
+            .map_err(start("hold the program of the init"))?;
+        sys::mount_setattr(&program, u64::from(MountAttrFlags::MOUNT_ATTR_RDONLY.bits()))
+            .map_err(start("make the program of the init read-only"))?;
+        cgroup::sweep();
+        let runner = Runner {
+            program,
+            networks: Arc::default(),
+        };
+        Ok(Self {
+            runner: Arc::new(runner),
+            tasks: TaskTracker::new(),
+        })
+    }
+
+    /// Waits until nothing is left of steps that were cancelled by dropping their future. No step may be started afterwards.
+    pub async fn finish(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+impl Runner {
+    async fn execute(
+        &self,
+        process: &Process,
+        output: mpsc::Sender<OutputChunk>,
+        cancel: CancellationToken,
+    ) -> Result<ExitReport, ExecError> {
+        if cancel.is_cancelled() {
+            return Err(ExecError::Cancelled);
+        }
+        let lease = self.lease(process.network).await?;
+        let group = Group::new();
+        let spec = self.spec(process, lease.as_ref(), &group);
+        let message = spec::encode(&spec).map_err(|source| ExecError::Start {
+            action: "describe the step",
+            source,
+        })?;
+        let (socket, mut child) = self.spawn()?;
+        let streams = (child.stdout.take(), child.stderr.take());
+        let (reply, (), ()) = tokio::join!(
+            converse(socket, message, cancel.clone()),
+            forward(streams.0, OutputStream::Stdout, output.clone()),
+            forward(streams.1, OutputStream::Stderr, output.clone()),
+        );
+        child.wait().await.map_err(|source| ExecError::Start {
+            action: "wait for the sandbox",
+            source,
+        })?;
+        if cancel.is_cancelled() {
+            return Err(ExecError::Cancelled);
+        }
+        let reply = reply.map_err(|source| ExecError::Start {
+            action: "talk to the sandbox",
+            source,
+        })?;
+        report(reply, &group, &output).await
+    }
+
+    async fn lease(&self, network: Network) -> Result<Option<Lease>, ExecError> {
+        if network != Network::Default {
+            return Ok(None);
+        }
+        let networks = Arc::clone(&self.networks);
+        let failed = |reason: String| ExecError::Network { reason };
+        let lease = tokio::task::spawn_blocking(move || networks.lease())
+            .await
+            .map_err(|error| failed(error.to_string()))?;
+        lease.map(Some).map_err(|error| failed(error.to_string()))
+    }
+
+    fn spec(&self, process: &Process, lease: Option<&Lease>, group: &Group) -> Spec {
+        let network = match (process.network, lease.and_then(Lease::path)) {
+            (Network::Host, _) => NetworkPlan::Host,
+            (Network::Default, Some(path)) => NetworkPlan::Join(path),
+            (Network::Default | Network::None, _) => NetworkPlan::Isolated,
+        };
+        Spec {
+            process: process.clone(),
+            network,
+            cgroups: group.entries(),
+            hosts: hosts(process),
+            resolv_conf: resolv_conf(process.network),
+            show_cgroup: cgroup::has_version_2(),
+        }
+    }
+
+    fn spawn(&self) -> Result<(UnixStream, Child), ExecError> {
+        let start = |action| move |source| ExecError::Start { action, source };
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(start("make a socket"))?;
+        ours.set_nonblocking(true).map_err(start("make a socket"))?;
+        let socket = UnixStream::from_std(ours).map_err(start("make a socket"))?;
+        let child = Command::new(format!("/proc/self/fd/{}", self.program.as_raw_fd()))
+            .arg(INIT_ARGUMENT)
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(start("execute the init"))?;
+        Ok((socket, child))
+    }
+}
+
+impl Executor for NamespaceExecutor {
+    fn run<'a>(
+        &'a self,
+        process: &'a Process,
+        output: mpsc::Sender<OutputChunk>,
+        cancel: CancellationToken,
+    ) -> BoxFuture<'a, Result<ExitReport, ExecError>> {
+        let runner = Arc::clone(&self.runner);
+        let process = process.clone();
+        async move {
+            let cancel = cancel.child_token();
+            let _cancel_on_drop = cancel.clone().drop_guard();
+            let task = self
+                .tasks
+                .spawn(async move { runner.execute(&process, output, cancel).await });
+            let ended = |error| ExecError::Start {
+                action: "run its task",
+                source: io::Error::other(error),
+            };
+            task.await.map_err(ended)?
+        }
+        .boxed()
+    }
+}
+
+/// Sends the step and reads the reply. When cancelled, closes the writing side, which ends the sandbox, and goes on reading until
+/// the last process that could answer is gone.
+async fn converse(mut socket: UnixStream, message: Vec<u8>, cancel: CancellationToken) -> io::Result<Option<Reply>> {
+    let sent = socket.write_all(&message).await;
+    let mut bytes = Vec::new();
+    let finished = tokio::select! {
+        read = socket.read_to_end(&mut bytes) => Some(read),
+        () = cancel.cancelled() => None,
+    };
+    match finished {
+        Some(read) => read?,
+        None => {
+            socket.shutdown().await?;
+            socket.read_to_end(&mut bytes).await?
+        }
+    };
+    let reply = spec::decode(&bytes)?;
+    // An init that died early explains a broken pipe better than the pipe does.
+    if reply.is_none() {
+        sent?;
+    }
+    Ok(reply)
+}
+
+/// Passes a stream on until its last writer is gone.
+async fn forward(stream: Option<impl AsyncRead + Unpin>, name: OutputStream, output: mpsc::Sender<OutputChunk>) {
+    let Some(mut stream) = stream else { return };
+    let mut wanted = true;
+    let mut buffer = BytesMut::new();
+    loop {
+        buffer.reserve(CHUNK_BYTES);
+        match stream.read_buf(&mut buffer).await {
+            Ok(0) => return,
+            // A step must not block or die because nobody listens, so its output is read and dropped.
+            Ok(_) => {
+                let chunk = buffer.split().freeze();
+                wanted = wanted && output.send((name, chunk)).await.is_ok();
+            }
+            Err(error) => {
+                tracing::warn!(reason = %error, "output of a step is lost");
+                return;
+            }
+        }
+    }
+}
+
+async fn report(
+    reply: Option<Reply>,
+    group: &Group,
+    output: &mpsc::Sender<OutputChunk>,
+) -> Result<ExitReport, ExecError> {
+    match reply {
+        None => Err(ExecError::Lost),
+        Some(Reply::Failed(Failure::Refused(message))) => Err(ExecError::Refused { message }),
+        Some(Reply::Failed(Failure::Setup { action, reason })) => Err(ExecError::Setup { action, reason }),
+        Some(Reply::NotExecuted { code, message, stubs }) => {
+            let line = Bytes::from(format!("{message}\n"));
+            if output.send((OutputStream::Stderr, line)).await.is_err() {
+                tracing::debug!(message, "nobody listens to the output of a step");
+            }
+            Ok(ExitReport {
+                outcome: Outcome::Code(code),
+                stubs,
+            })
+        }
+        Some(Reply::Ended { status, stubs }) => {
+            let outcome = match status {
+                Status::Code(137) | Status::Signal(9) if group.ran_out_of_memory() => Outcome::OutOfMemory,
+                Status::Code(code) => Outcome::Code(code),
+                Status::Signal(signal) => Outcome::Signal(signal),
+            };
+            Ok(ExitReport { outcome, stubs })
+        }
+    }
+}
+
+fn hosts(process: &Process) -> String {
+    let hostname = process.hostname.as_deref().unwrap_or(DEFAULT_HOSTNAME);
+    let mut text = format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+    for (name, address) in &process.extra_hosts {
+        text.push_str(&format!("{address}\t{name}\n"));
+    }
+    text
+}
+
+/// The host's resolver, without servers on loopback addresses where the step has a loopback of its own; nothing without a network.
+fn resolv_conf(network: Network) -> String {
+    if network == Network::None {
+        return String::new();
+    }
+    // A local resolver in front hides the real servers in the second file.
+    let files = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"].map(PathBuf::from);
+    let texts = files.iter().filter_map(|path| match std::fs::read_to_string(path) {
+        Ok(text) => Some(text),
+        Err(error) => {
+            tracing::debug!(path = %path.display(), reason = %error, "no resolver settings");
+            None
+        }
+    });
+    let usable = |text: &String| network == Network::Host || reachable(text).contains("nameserver");
+    let text = texts.into_iter().find(usable).unwrap_or_default();
+    if network == Network::Host {
+        text
+    } else {
+        reachable(&text)
+    }
+}
+
+fn reachable(text: &str) -> String {
+    let local = |line: &str| {
+        let server = line.strip_prefix("nameserver").map(str::trim);
+        server.is_some_and(|server| server.starts_with("127.") || server == "::1")
+    };
+    text.lines()
+        .filter(|line| !local(line))
+        .map(|line| format!("{line}\n"))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::reachable;
+
+    #[test]
+    fn servers_on_loopback_are_not_offered_to_steps() {
+        let text = "search example.com\nnameserver 127.0.0.53\nnameserver ::1\nnameserver 192.0.2.1\n";
+        assert_eq!(reachable(text), "search example.com\nnameserver 192.0.2.1\n");
+    }
+}

@@ -1,0 +1,446 @@
+//! The file systems of a step: its root, what the kernel shows in it, and what is mounted over it.
+//!
+//! Order matters. Everything that comes from the host is opened, and everything that the engine makes (empty files for masks,
+//! secrets, generated files) is written to a scratch file system, before the image is visible. Then the root is entered for good,
+//! and from there on mounts are attached to descriptors found by [`Tree`], never to paths.
+
+use std::fs;
+use std::io::Write;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount, open_tree,
+    unmount,
+};
+
+use super::spec::{Attempt, Failure, Spec};
+use super::target::{Tree, Want};
+use super::{MountSource, StepMount};
+use crate::snapshot::rootfs::Rootfs;
+use crate::sys;
+
+/// Where the scratch file system is attached: a directory that every host has and that nothing below is needed of. The step's
+/// namespace is private, so the host never sees it.
+const SCRATCH: &str = "/sys";
+
+const NOSUID: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID;
+const NODEV: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NODEV;
+const NOEXEC: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOEXEC;
+const RDONLY: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY;
+const NONE: MountAttrFlags = MountAttrFlags::empty();
+
+/// Hidden from steps: what tells about the host, or lets it be changed.
+const MASKED: [&str; 15] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kallsyms",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/kmsg",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+    "/sys/kernel/security",
+];
+const READONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+/// Name, major and minor of the nodes in `/dev`.
+const NODES: [(&str, u32, u32); 6] = [
+    ("null", 1, 3),
+    ("zero", 1, 5),
+    ("full", 1, 7),
+    ("random", 1, 8),
+    ("urandom", 1, 9),
+    ("tty", 5, 0),
+];
+const DEV_LINKS: [(&str, &str); 5] = [
+    ("/proc/self/fd", "fd"),
+    ("/proc/self/fd/0", "stdin"),
+    ("/proc/self/fd/1", "stdout"),
+    ("/proc/self/fd/2", "stderr"),
+    ("pts/ptmx", "ptmx"),
+];
+/// The kernel cuts a string option here; longer paths are named through a descriptor.
+const MAX_OPTION_BYTES: usize = 256;
+const SHM_BYTES: u64 = 64 << 20;
+/// `f_type` of file systems that no mount may be placed in.
+const KERNEL_FILE_SYSTEMS: [i64; 4] = [0x9fa0, 0x6265_6572, 0x6367_7270, 0x0027_e0eb];
+
+/// A mount that is attached nowhere yet.
+struct Detached {
+    target: String,
+    mount: OwnedFd,
+    want: Want,
+}
+
+/// The root of the step, entered.
+pub(super) struct Entered {
+    pub(super) tree: Tree,
+    pub(super) stubs: Vec<PathBuf>,
+}
+
+/// Builds all mounts and enters the root. Must run in a new mount namespace, as pid 1 of a new pid namespace.
+pub(super) fn enter(spec: &Spec) -> Result<Entered, Failure> {
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).attempt("make mounts private")?;
+    let scratch = Scratch::attach()?;
+    let process = &spec.process;
+    let root = scratch.rootfs(&process.rootfs, "root", NODEV)?;
+    let kernel = kernel_mounts(spec)?;
+    let masks = scratch.masks()?;
+    let mut generated = vec![
+        scratch.file("/etc/hosts", spec.hosts.as_bytes(), 0o644, NOEXEC)?,
+        scratch.file("/etc/resolv.conf", spec.resolv_conf.as_bytes(), 0o644, NOEXEC)?,
+    ];
+    for file in &process.files {
+        generated.push(scratch.file(&file.path, &file.bytes, file.mode, NONE)?);
+    }
+    let mut asked: Vec<Detached> = process
+        .mounts
+        .iter()
+        .map(|mount| scratch.source(mount))
+        .collect::<Result<_, _>>()?;
+    // A mount must not cover one that is below it.
+    asked.sort_by_key(|mount| Path::new(&mount.target).components().count());
+
+    let mut entered = pivot(root)?;
+    entered.attach_kernel(kernel, masks)?;
+    for mount in generated.into_iter().chain(asked) {
+        entered.attach(mount)?;
+    }
+    Ok(entered)
+}
+
+/// Makes `root` the root directory and drops everything else.
+fn pivot(root: OwnedFd) -> Result<Entered, Failure> {
+    rustix::process::fchdir(&root).attempt("enter the root filesystem")?;
+    rustix::process::pivot_root(".", ".").attempt("change the root")?;
+    unmount(".", UnmountFlags::DETACH).attempt("leave the host's file systems")?;
+    rustix::process::chdir("/").attempt("enter the root filesystem")?;
+    let tree = Tree::new(root).attempt("read the root filesystem")?;
+    Ok(Entered {
+        tree,
+        stubs: Vec::new(),
+    })
+}
+
+impl Entered {
+    /// Attaches `/proc`, `/sys` and `/dev`, whose directories stay in the layer where an image lacked them.
+    fn attach_kernel(&self, kernel: Vec<Detached>, masks: Masks) -> Result<(), Failure> {
+        for mount in kernel {
+            let reached = self
+                .tree
+                .reach(&mount.target, Want::Dir)
+                .map_err(|error| unreachable(&mount.target, error))?;
+            attach_at(&mount.mount, &reached.fd).attempt(&format!("mount `{}`", mount.target))?;
+        }
+        for path in READONLY {
+            let Some(fd) = self.find(path)? else { continue };
+            let clone = open_tree(&fd, "", clone_flags()).attempt(&format!("copy the mount of `{path}`"))?;
+            set_attributes(&clone, RDONLY | NOSUID | NODEV | NOEXEC).attempt(&format!("make `{path}` read-only"))?;
+            attach_at(&clone, &fd).attempt(&format!("make `{path}` read-only"))?;
+        }
+        for ((path, file), dir) in MASKED.iter().zip(masks.files).zip(masks.dirs) {
+            let Some(fd) = self.find(path)? else { continue };
+            let stat = rustix::fs::fstat(&fd).attempt(&format!("read `{path}`"))?;
+            let is_dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+            attach_at(if is_dir { &dir } else { &file }, &fd).attempt(&format!("mask `{path}`"))?;
+        }
+        Ok(())
+    }
+
+    /// A path below `/proc` or `/sys` that some kernels lack.
+    fn find(&self, path: &str) -> Result<Option<OwnedFd>, Failure> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
+        match rustix::fs::openat2(self.tree.root(), path, flags, Mode::empty(), resolve) {
+            Ok(fd) => Ok(Some(fd)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(error).attempt(&format!("open `{path}`")),
+        }
+    }
+
+    fn attach(&mut self, mount: Detached) -> Result<(), Failure> {
+        let target = &mount.target;
+        let reached = self
+            .tree
+            .reach(target, mount.want)
+            .map_err(|error| unreachable(target, error))?;
+        let file_system = rustix::fs::fstatfs(&reached.fd)
+            .attempt(&format!("read `{target}`"))?
+            .f_type;
+        if KERNEL_FILE_SYSTEMS.contains(&file_system) {
+            return Err(Failure::Refused(format!(
+                "mount target `{target}` leads into a file system of the kernel"
+            )));
+        }
+        self.stubs.extend(reached.created);
+        attach_at(&mount.mount, &reached.fd).attempt(&format!("mount `{target}`"))
+    }
+}
+
+fn unreachable(target: &str, error: Errno) -> Failure {
+    Failure::Refused(format!("cannot make mount point `{target}`: {error}"))
+}
+
+fn attach_at(mount: &OwnedFd, target: &OwnedFd) -> Result<(), Errno> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(mount, "", target, "", flags)
+}
+
+fn clone_flags() -> OpenTreeFlags {
+    OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH
+}
+
+fn set_attributes(mount: &OwnedFd, attributes: MountAttrFlags) -> std::io::Result<()> {
+    sys::mount_setattr(mount, u64::from(attributes.bits()))
+}
+
+/// A new file system of `kind` with string `options`; an option with an empty value is a flag.
+fn new_mount(kind: &str, options: &[(&str, &str)], attributes: MountAttrFlags) -> Result<OwnedFd, Failure> {
+    let action = format!("make a file system of type {kind}");
+    let config = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).attempt(&action)?;
+    for (key, value) in options {
+        let set = if value.is_empty() {
+            fsconfig_set_flag(&config, *key)
+        } else {
+            fsconfig_set_string(&config, *key, *value)
+        };
+        set.attempt(&format!("{action}: set {key}={value}"))?;
+    }
+    fsconfig_create(&config).attempt(&action)?;
+    fsmount(&config, FsMountFlags::FSMOUNT_CLOEXEC, attributes).attempt(&action)
+}
+
+fn kernel_mounts(spec: &Spec) -> Result<Vec<Detached>, Failure> {
+    let all = NOSUID | NODEV | NOEXEC;
+    let shm_bytes = spec.process.shm_size_bytes.unwrap_or(SHM_BYTES).to_string();
+    let pts = [
+        ("newinstance", ""),
+        ("ptmxmode", "0666"),
+        ("mode", "0620"),
+        ("gid", "5"),
+    ];
+    let mut mounts = vec![
+        ("/proc", new_mount("proc", &[], all)?),
+        ("/sys", new_mount("sysfs", &[], all | RDONLY)?),
+        ("/dev", device_directory()?),
+        ("/dev/pts", new_mount("devpts", &pts, NOSUID | NOEXEC)?),
+        (
+            "/dev/shm",
+            new_mount("tmpfs", &[("mode", "1777"), ("size", &shm_bytes)], all)?,
+        ),
+        ("/dev/mqueue", new_mount("mqueue", &[], all)?),
+    ];
+    if spec.show_cgroup {
+        mounts.push(("/sys/fs/cgroup", new_mount("cgroup2", &[], all | RDONLY)?));
+    }
+    let detached = |(target, mount): (&str, OwnedFd)| Detached {
+        target: target.to_owned(),
+        mount,
+        want: Want::Dir,
+    };
+    Ok(mounts.into_iter().map(detached).collect())
+}
+
+/// `/dev`, complete before the image can see it.
+fn device_directory() -> Result<OwnedFd, Failure> {
+    let dev = new_mount("tmpfs", &[("mode", "0755"), ("size", "65536")], NOSUID | NOEXEC)?;
+    for (name, major, minor) in NODES {
+        let node = rustix::fs::makedev(major, minor);
+        rustix::fs::mknodat(&dev, name, FileType::CharacterDevice, Mode::from_raw_mode(0o666), node)
+            .and_then(|()| rustix::fs::chmodat(&dev, name, Mode::from_raw_mode(0o666), AtFlags::empty()))
+            .attempt(&format!("make `/dev/{name}`"))?;
+    }
+    for (to, name) in DEV_LINKS {
+        rustix::fs::symlinkat(to, &dev, name).attempt(&format!("link `/dev/{name}`"))?;
+    }
+    for name in ["pts", "shm", "mqueue"] {
+        rustix::fs::mkdirat(&dev, name, Mode::from_raw_mode(0o755)).attempt(&format!("make `/dev/{name}`"))?;
+    }
+    Ok(dev)
+}
+
+/// Empty files and directories, one of each for every masked path.
+struct Masks {
+    files: Vec<OwnedFd>,
+    dirs: Vec<OwnedFd>,
+}
+
+/// A file system in memory for what the engine makes. It is gone when the root is entered; what was mounted from it stays.
+struct Scratch {
+    count: std::cell::Cell<u32>,
+}
+
+impl Scratch {
+    fn attach() -> Result<Self, Failure> {
+        let mount = new_mount("tmpfs", &[("mode", "0700")], NOSUID | NODEV)?;
+        move_mount(&mount, "", CWD, SCRATCH, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+            .attempt("attach the scratch space")?;
+        fs::create_dir(Path::new(SCRATCH).join("empty")).attempt("make an empty directory")?;
+        Ok(Self {
+            count: std::cell::Cell::new(0),
+        })
+    }
+
+    fn fresh(&self) -> PathBuf {
+        self.count.set(self.count.get() + 1);
+        Path::new(SCRATCH).join(self.count.get().to_string())
+    }
+
+    fn masks(&self) -> Result<Masks, Failure> {
+        let path = self.write(b"", 0o444)?;
+        let dir = Path::new(SCRATCH).join("empty");
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o555)).attempt("make an empty directory")?;
+        let attributes = RDONLY | NOSUID | NODEV | NOEXEC;
+        let files = MASKED
+            .iter()
+            .map(|_| clone_of(&path, attributes))
+            .collect::<Result<_, _>>()?;
+        let dirs = MASKED
+            .iter()
+            .map(|_| clone_of(&dir, attributes))
+            .collect::<Result<_, _>>()?;
+        Ok(Masks { files, dirs })
+    }
+
+    fn write(&self, bytes: &[u8], mode: u32) -> Result<PathBuf, Failure> {
+        let path = self.fresh();
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+            .attempt("make a file")?;
+        file.write_all(bytes).attempt("write a generated file")?;
+        file.set_permissions(fs::Permissions::from_mode(mode & 0o7777))
+            .attempt("set the mode of a generated file")?;
+        Ok(path)
+    }
+
+    /// A read-only file with these bytes.
+    fn file(&self, target: &str, bytes: &[u8], mode: u32, more: MountAttrFlags) -> Result<Detached, Failure> {
+        let path = self.write(bytes, mode)?;
+        let mount = clone_of(&path, RDONLY | NOSUID | NODEV | more)?;
+        Ok(Detached {
+            target: target.to_owned(),
+            mount,
+            want: Want::File,
+        })
+    }
+
+    /// Attaches a root filesystem, so that paths can be resolved and copied in it.
+    fn rootfs(&self, rootfs: &Rootfs, name: &str, attributes: MountAttrFlags) -> Result<OwnedFd, Failure> {
+        let mount = match rootfs {
+            Rootfs::Directory(path) => clone_of(path, attributes)?,
+            Rootfs::Overlay { lower, upper } => overlay(lower, upper.as_ref(), attributes)?,
+        };
+        let place = Path::new(SCRATCH).join(name);
+        fs::create_dir(&place).attempt("make a mount point")?;
+        move_mount(&mount, "", CWD, &place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+            .attempt("attach a root filesystem")?;
+        Ok(mount)
+    }
+
+    fn source(&self, asked: &StepMount) -> Result<Detached, Failure> {
+        let readonly = if asked.readonly { RDONLY } else { NONE };
+        let attributes = NOSUID | NODEV | readonly;
+        let target = asked.target.clone();
+        let mount = match &asked.source {
+            MountSource::Rootfs { rootfs, subpath } => {
+                let name = self.fresh();
+                let root = self.rootfs(rootfs, &name.to_string_lossy(), NOSUID | NODEV)?;
+                below(&root, subpath, attributes)?
+            }
+            MountSource::Directory { path, subpath } => {
+                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                let root = rustix::fs::open(path, flags, Mode::empty()).attempt("open the source of a mount")?;
+                below(&root, subpath, attributes)?
+            }
+            MountSource::Socket { path } => clone_of(path, attributes | NOEXEC)?,
+            MountSource::Tmpfs { size_bytes, mode } => {
+                // tmpfs limits itself to half of memory unless told otherwise; 0 is no limit.
+                let size = size_bytes.unwrap_or(0).to_string();
+                new_mount("tmpfs", &[("mode", &format!("{mode:o}")), ("size", &size)], attributes)?
+            }
+            MountSource::Secret { value, mode, uid, gid } => {
+                let path = self.write(&value.0, *mode)?;
+                std::os::unix::fs::chown(&path, Some(*uid), Some(*gid)).attempt("set the owner of a secret")?;
+                // A change of owner clears set-id bits only; the mode stays.
+                clone_of(&path, RDONLY | NOSUID | NODEV | NOEXEC)?
+            }
+        };
+        let stat = rustix::fs::fstat(&mount).attempt("read the source of a mount")?;
+        let is_dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        Ok(Detached {
+            target,
+            mount,
+            want: if is_dir { Want::Dir } else { Want::File },
+        })
+    }
+}
+
+/// A copy of the mount at a trusted `path`, showing only that path.
+fn clone_of(path: &Path, attributes: MountAttrFlags) -> Result<OwnedFd, Failure> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let mount = open_tree(CWD, path, flags).attempt(&format!("copy the mount of `{}`", path.display()))?;
+    set_attributes(&mount, attributes).attempt("set the options of a mount")?;
+    Ok(mount)
+}
+
+/// A copy of what `subpath` leads to inside `root`.
+fn below(root: &OwnedFd, subpath: &Path, attributes: MountAttrFlags) -> Result<OwnedFd, Failure> {
+    let subpath = if subpath.as_os_str().is_empty() {
+        Path::new("/")
+    } else {
+        subpath
+    };
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let fd = rustix::fs::openat2(root, subpath, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
+        .map_err(|error| Failure::Refused(format!("cannot mount `{}`: {error}", subpath.display())))?;
+    let mount = open_tree(&fd, "", clone_flags()).attempt("copy the source of a mount")?;
+    set_attributes(&mount, attributes).attempt("set the options of a mount")?;
+    Ok(mount)
+}
+
+/// Layers are added one by one: the string of `mount(2)` ends at a page, which is some sixty layers.
+fn overlay(
+    lower: &[PathBuf],
+    upper: Option<&crate::snapshot::rootfs::Upper>,
+    attributes: MountAttrFlags,
+) -> Result<OwnedFd, Failure> {
+    let config = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).attempt("make an overlay")?;
+    let set = |key: &str, path: &Path| {
+        let action = format!("make an overlay: {key}={}", path.display());
+        if path.as_os_str().len() < MAX_OPTION_BYTES {
+            return fsconfig_set_string(&config, key, path).attempt(&action);
+        }
+        let dir = rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .attempt(&action)?;
+        fsconfig_set_string(&config, key, format!("/proc/self/fd/{}", dir.as_raw_fd())).attempt(&action)
+    };
+    for dir in lower {
+        set("lowerdir+", dir)?;
+    }
+    // overlayfs wants a layer below an upper directory, and two without one.
+    for _ in lower.len()..if upper.is_some() { 1 } else { 2 } {
+        set("lowerdir+", &Path::new(SCRATCH).join("empty"))?;
+    }
+    if let Some(upper) = upper {
+        set("upperdir", &upper.dir)?;
+        set("workdir", &upper.work)?;
+    }
+    for (key, value) in [("metacopy", "off"), ("redirect_dir", "nofollow"), ("index", "off")] {
+        fsconfig_set_string(&config, key, value).attempt(&format!("make an overlay: {key}={value}"))?;
+    }
+    fsconfig_create(&config).attempt("make an overlay")?;
+    fsmount(&config, FsMountFlags::FSMOUNT_CLOEXEC, attributes).attempt("make an overlay")
+}

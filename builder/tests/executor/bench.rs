@@ -1,0 +1,168 @@
+//! A root filesystem of busybox, and an executor to run it.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use builder::executor::{
+    ExecError, Executor, ExitReport, NamespaceExecutor, Network, Outcome, OutputChunk, OutputStream, Process,
+};
+use builder::snapshot::rootfs::{Rootfs, Upper};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+const APPLETS: &str = "sh cat ls id env pwd stat echo mkdir touch mount umount unshare ip sleep setsid grep wc df rm ln chmod kill \
+                       hostname mknod true nc wget readlink test find dd";
+
+/// What this machine lacks for the tests, if anything.
+pub(crate) fn lacking() -> Option<String> {
+    if !Path::new("/bin/busybox").exists() {
+        return Some("there is no static busybox in /bin".to_owned());
+    }
+    let missing = builder::executor::probe().into_iter().find(|fact| !fact.ok);
+    missing.map(|fact| format!("{}: {}", fact.name, fact.found))
+}
+
+/// Whether a test that cannot run here is a failure.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the switch that turns skipped tests into failures"
+)]
+pub(crate) fn required() -> bool {
+    std::env::var("RBUILD_TEST_REQUIRE").is_ok_and(|value| value == "all")
+}
+
+pub(crate) struct Bench {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) executor: NamespaceExecutor,
+    pub(crate) runtime: tokio::runtime::Runtime,
+}
+
+pub(crate) struct Ran {
+    pub(crate) report: ExitReport,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Bench {
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let base = dir.path().join("base");
+        for name in ["bin", "etc", "tmp", "root", "dev", "proc", "sys"] {
+            fs::create_dir_all(base.join(name)).unwrap();
+        }
+        fs::copy("/bin/busybox", base.join("bin/busybox")).unwrap();
+        for applet in APPLETS.split_whitespace() {
+            symlink("busybox", base.join("bin").join(applet)).unwrap();
+        }
+        fs::write(
+            base.join("etc/passwd"),
+            "root:x:0:0::/root:/bin/sh\njoe:x:55:66::/home/joe:/bin/sh\n",
+        )
+        .unwrap();
+        fs::write(base.join("etc/group"), "root:x:0:\ngrp:x:77:joe\n").unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        let bench = Self {
+            dir,
+            executor: NamespaceExecutor::new().unwrap(),
+            runtime,
+        };
+        bench.renew_upper();
+        bench
+    }
+
+    /// Starts with nothing written.
+    pub(crate) fn renew_upper(&self) {
+        for name in ["upper", "work"] {
+            if self.path(name).exists() {
+                fs::remove_dir_all(self.path(name)).unwrap();
+            }
+            fs::create_dir(self.path(name)).unwrap();
+        }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub(crate) fn make_dir(&self, name: &str) -> PathBuf {
+        fs::create_dir_all(self.path(name)).unwrap();
+        self.path(name)
+    }
+
+    /// A shell script as a step without network.
+    pub(crate) fn process(&self, script: &str) -> Process {
+        let upper = Upper {
+            dir: self.path("upper"),
+            work: self.path("work"),
+        };
+        Process {
+            args: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
+            env: vec![("PATH".to_owned(), "/bin".to_owned())],
+            cwd: "/".to_owned(),
+            user: String::new(),
+            hostname: None,
+            network: Network::None,
+            extra_hosts: Vec::new(),
+            rootfs: Rootfs::Overlay {
+                lower: vec![self.path("base")],
+                upper: Some(upper),
+            },
+            mounts: Vec::new(),
+            shm_size_bytes: None,
+            files: Vec::new(),
+        }
+    }
+
+    pub(crate) fn attempt(&self, process: &Process) -> Result<Ran, ExecError> {
+        let (sender, mut receiver) = mpsc::channel::<OutputChunk>(16);
+        self.runtime.block_on(async {
+            let collect = async {
+                let mut texts: [Vec<u8>; 2] = Default::default();
+                while let Some((stream, bytes)) = receiver.recv().await {
+                    texts[usize::from(stream == OutputStream::Stderr)].extend_from_slice(&bytes);
+                }
+                texts.map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            };
+            let run = self.executor.run(process, sender, CancellationToken::new());
+            let (report, [stdout, stderr]) = tokio::join!(run, collect);
+            report.map(|report| Ran { report, stdout, stderr })
+        })
+    }
+
+    #[track_caller]
+    pub(crate) fn run(&self, process: &Process) -> Ran {
+        self.attempt(process).unwrap()
+    }
+
+    /// The message of a step that must be refused.
+    #[track_caller]
+    pub(crate) fn refusal(&self, process: &Process) -> String {
+        match self.attempt(process) {
+            Err(ExecError::Refused { message }) => message,
+            Err(error) => panic!("another error: {error:?}"),
+            Ok(ran) => panic!("it ran: {:?}", ran.report),
+        }
+    }
+
+    /// Compares standard output of a script that must succeed.
+    #[track_caller]
+    pub(crate) fn check(&self, script: &str, expected: &str) {
+        self.check_process(&self.process(script), expected);
+    }
+
+    #[track_caller]
+    pub(crate) fn check_process(&self, process: &Process, expected: &str) {
+        let ran = self.run(process);
+        assert_eq!(
+            ran.stdout, expected,
+            "{:?}: {:?} {}",
+            process.args, ran.report, ran.stderr
+        );
+        assert_eq!(ran.report.outcome, Outcome::Code(0), "{}", ran.stderr);
+    }
+}
