@@ -4,6 +4,9 @@
 //! `executor` runs what a Dockerfile asks for, only `sys` holds `unsafe`, and `solve` does not know what an op does.
 
 pub mod executor;
+pub mod op;
+pub mod tree;
+pub mod context;
 pub mod layer;
 pub mod snapshot;
 mod sys;
