@@ -2,11 +2,28 @@
 //!
 //! This crate never knows terminals, flags, environment variables or exit codes. Only `plan` knows Dockerfiles, only
 //! `executor` runs what a Dockerfile asks for, only `sys` holds `unsafe`, and `solve` does not know what an op does.
+//!
+//! Read [`build`] first: it is the table of contents. Then [`plan`], [`solve`], [`op`], [`layers`], [`export`], in the order in
+//! which a build goes through them; [`server`] and [`session`] are how clients reach it.
 
-pub mod executor;
+pub mod build;
+pub mod request;
+pub mod plan;
+pub mod images;
+pub mod solve;
 pub mod op;
+pub mod layers;
+pub mod fetch;
+pub mod export;
+pub mod server;
+pub mod session;
+pub mod event;
+pub mod host;
+pub mod stack;
 pub mod tree;
 pub mod context;
 pub mod layer;
 pub mod snapshot;
+pub mod executor;
+mod blocking;
 mod sys;

@@ -1,9 +1,19 @@
-//! File operations as pure planning: `COPY`, `ADD` and `WORKDIR` are computed on metadata and mount nothing.
+//! What each kind of step does.
+//!
+//! `COPY`, `ADD` and `WORKDIR` are computed on metadata and mount nothing: [`select`] what a source names, plan it with
+//! [`copy`] or [`mkdir`], write it ([`file`]). `RUN` is [`exec`]. [`work`] is what the solver sees of them.
 
+pub mod work;
+pub mod file;
 pub mod select;
 mod destination;
 pub mod copy;
 pub mod mkdir;
 pub mod owner;
 pub mod mode;
+pub mod source;
+pub mod exec;
+pub mod cache_mount;
+pub mod fill;
+pub mod stubs;
 pub mod archive;

@@ -1,0 +1,300 @@
+//! The image around a root filesystem: its config with history, and manifests over any encoding of its layers.
+
+use std::collections::BTreeMap;
+
+use frontend::plan::HistoryEntry;
+use proto::definition::VertexId;
+use proto::digest::Digest;
+use proto::oci::{Descriptor, History, ImageConfig, Manifest, RootFs, json, media_type};
+use proto::platform::Platform;
+
+use crate::build::Job;
+use crate::plan::Planned;
+use crate::request::{BuildError, BuildRequest};
+use crate::solve::Output;
+use crate::stack::Stack;
+
+/// What other tools look for in the history to tell who wrote an entry.
+const COMMENT: &str = "buildkit.dockerfile.v0";
+
+/// A finished image, layers not encoded yet.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// Config without the list of layers.
+    pub config: ImageConfig,
+    /// The layers.
+    pub stack: Stack,
+    /// What it runs on.
+    pub platform: Platform,
+    /// Time of the newest entry, in milliseconds since 1970.
+    pub created_ms: u64,
+    /// How many of the lowest layers come from a base image.
+    pub base_layers: usize,
+    /// Times after this are lowered to it, in seconds since 1970.
+    pub epoch: Option<i64>,
+}
+
+/// Exact bytes and what they are called.
+#[derive(Debug, Clone)]
+pub struct Document {
+    /// The bytes.
+    pub bytes: Vec<u8>,
+    /// Digest and size of them.
+    pub descriptor: Descriptor,
+}
+
+impl Document {
+    fn new(media_type: &str, bytes: Vec<u8>) -> Self {
+        let descriptor = Descriptor::new(media_type, Digest::of(&bytes), bytes.len() as u64);
+        Self { bytes, descriptor }
+    }
+
+    /// An image config.
+    #[must_use]
+    pub fn config(bytes: Vec<u8>) -> Self {
+        Self::new(media_type::CONFIG, bytes)
+    }
+}
+
+/// The image that `outputs` make.
+///
+/// # Errors
+/// Never for a solved plan; a plan whose target has no output is a bug.
+pub fn assemble(
+    planned: &Planned,
+    outputs: &BTreeMap<VertexId, Output>,
+    request: &BuildRequest,
+    job: &Job,
+) -> Result<Image, BuildError> {
+    let stack = match planned.target {
+        None => Stack::default(),
+        Some(target) => {
+            let output = outputs
+                .get(&target)
+                .ok_or_else(|| BuildError::bug("the target has no result"))?;
+            output.stack.clone()
+        }
+    };
+    let template = &planned.image;
+    let base = template.base.clone().unwrap_or_default();
+    let base_layers = base.rootfs.diff_ids.len();
+    let times = Times::new(
+        &template.history,
+        outputs,
+        &base,
+        job.host.clock.now_ms(),
+        request.source_date_epoch,
+    );
+    let mut history = reconciled(&base.history, base_layers);
+    for (entry, time_ms) in template.history.iter().zip(&times.entries) {
+        history.push(History {
+            created: Some(rfc3339(*time_ms)),
+            created_by: entry.created_by.clone(),
+            author: String::new(),
+            comment: COMMENT.to_owned(),
+            empty_layer: entry.layer.is_none(),
+        });
+    }
+    let config = ImageConfig {
+        architecture: template.platform.architecture.clone(),
+        author: template.author.clone(),
+        config: template.config.clone(),
+        created: Some(
+            times
+                .newest
+                .map_or_else(|| base.created.clone().unwrap_or_else(|| rfc3339(times.now)), rfc3339),
+        ),
+        history,
+        os: template.platform.os.clone(),
+        os_version: base.os_version,
+        rootfs: RootFs {
+            diff_ids: stack.diff_ids(),
+            ..RootFs::default()
+        },
+        variant: template.platform.variant.clone(),
+        other: base.other,
+    };
+    let created_ms = times.newest.unwrap_or(times.now);
+    let platform = template.platform.clone();
+    Ok(Image {
+        config,
+        stack,
+        platform,
+        created_ms,
+        base_layers,
+        epoch: request.source_date_epoch,
+    })
+}
+
+impl Image {
+    /// The config over layers with these diff IDs.
+    #[must_use]
+    pub fn config_document(&self, diff_ids: Vec<proto::digest::DiffId>) -> Document {
+        let mut config = self.config.clone();
+        config.rootfs.diff_ids = diff_ids;
+        Document::new(media_type::CONFIG, json::compact(&config))
+    }
+}
+
+/// The manifest over a config and layers.
+#[must_use]
+pub fn manifest(config: &Document, layers: Vec<Descriptor>) -> Document {
+    let manifest = Manifest {
+        schema_version: 2,
+        media_type: media_type::MANIFEST.to_owned(),
+        config: config.descriptor.clone(),
+        layers,
+        annotations: BTreeMap::new(),
+    };
+    Document::new(media_type::MANIFEST, json::pretty(&manifest))
+}
+
+/// When each entry of the history was made, in milliseconds since 1970.
+struct Times {
+    entries: Vec<u64>,
+    newest: Option<u64>,
+    now: u64,
+}
+
+impl Times {
+    /// A layer has the time it was made. Entries before the first new layer take its time, later ones that of the layer before
+    /// them: so a build that finds everything in the cache writes the same config again.
+    fn new(
+        history: &[HistoryEntry],
+        outputs: &BTreeMap<VertexId, Output>,
+        base: &ImageConfig,
+        now_ms: u64,
+        epoch: Option<i64>,
+    ) -> Self {
+        let clamp = |ms: u64| match epoch.map(|seconds| u64::try_from(seconds).unwrap_or(0).saturating_mul(1000)) {
+            Some(limit) => ms.min(limit),
+            None => ms,
+        };
+        let made = |entry: &HistoryEntry| {
+            entry
+                .layer
+                .and_then(|id| outputs.get(&id))
+                .and_then(|output| output.created_ms)
+        };
+        let base_ms = base.created.as_deref().and_then(parse_rfc3339);
+        let first = history.iter().find_map(made).or(base_ms).unwrap_or(now_ms);
+        let mut last = first;
+        let mut entries = Vec::with_capacity(history.len());
+        for entry in history {
+            last = made(entry).unwrap_or(last);
+            entries.push(clamp(last));
+        }
+        Self {
+            newest: entries.last().copied(),
+            entries,
+            now: clamp(now_ms),
+        }
+    }
+}
+
+/// The base's history with as many layer entries as it has layers, so that ours line up behind it.
+fn reconciled(history: &[History], layers: usize) -> Vec<History> {
+    let mut history = history.to_vec();
+    let stated = history.iter().filter(|entry| !entry.empty_layer).count();
+    for _ in stated..layers {
+        let comment = "buildkit.exporter.image.v0".to_owned();
+        history.push(History {
+            comment,
+            ..History::default()
+        });
+    }
+    let surplus = stated.saturating_sub(layers);
+    for entry in history
+        .iter_mut()
+        .rev()
+        .filter(|entry| !entry.empty_layer)
+        .take(surplus)
+    {
+        entry.empty_layer = true;
+    }
+    history
+}
+
+/// `2026-01-02T03:04:05.678Z`: RFC 3339 in UTC, without a fraction where it is zero.
+#[must_use]
+pub fn rfc3339(ms: u64) -> String {
+    let (days, second_of_day) = (ms / 86_400_000, ms / 1000 % 86_400);
+    let (year, month, day) = civil(days);
+    let (hour, minute, second) = (second_of_day / 3600, second_of_day / 60 % 60, second_of_day % 60);
+    let fraction = match ms % 1000 {
+        0 => String::new(),
+        fraction => format!(".{fraction:03}").trim_end_matches('0').to_owned(),
+    };
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{fraction}Z")
+}
+
+/// Year, month and day of a number of days since 1970-01-01, by counting 400-year cycles from March 0000.
+fn civil(days: u64) -> (u64, u64, u64) {
+    let days = days + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 {
+        month_from_march + 3
+    } else {
+        month_from_march - 9
+    };
+    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
+}
+
+/// Milliseconds since 1970 of an RFC 3339 time in UTC; nothing for what is no such time.
+fn parse_rfc3339(text: &str) -> Option<u64> {
+    let number = |from: usize, to: usize| text.get(from..to)?.parse::<u64>().ok();
+    let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
+    let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);
+    if !text.ends_with('Z') || !(1..=12).contains(&month) || year < 1970 {
+        return None;
+    }
+    let shifted_year = if month <= 2 { year - 1 } else { year };
+    let month_from_march = (month + 9) % 12;
+    let day_of_year = (153 * month_from_march + 2) / 5 + day.checked_sub(1)?;
+    let (era, year_of_era) = (shifted_year / 400, shifted_year % 400);
+    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
+    let days = (era * 146_097 + day_of_era).checked_sub(719_468)?;
+    Some(((days * 24 + hour) * 60 + minute) * 60_000 + second * 1000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_print_as_other_builders_print_them() {
+        assert_eq!(rfc3339(0), "1970-01-01T00:00:00Z");
+        assert_eq!(rfc3339(951_782_400_000), "2000-02-29T00:00:00Z");
+        assert_eq!(rfc3339(1_700_000_000_120), "2023-11-14T22:13:20.12Z");
+    }
+
+    #[test]
+    fn printed_times_parse_back() {
+        for ms in [0, 951_782_400_000, 1_700_000_000_000, 4_102_444_799_000] {
+            assert_eq!(parse_rfc3339(&rfc3339(ms)), Some(ms));
+        }
+        assert_eq!(parse_rfc3339("2020-01-01T00:00:00+01:00"), None);
+        assert_eq!(parse_rfc3339("nonsense"), None);
+    }
+
+    #[test]
+    fn history_of_a_base_is_brought_in_line_with_its_layers() {
+        let entry = |empty_layer| History {
+            empty_layer,
+            created_by: "x".into(),
+            ..History::default()
+        };
+        let layers = |history: &[History]| history.iter().filter(|entry| !entry.empty_layer).count();
+        let missing = reconciled(&[entry(true)], 2);
+        assert_eq!((missing.len(), layers(&missing)), (3, 2));
+        let surplus = reconciled(&[entry(false), entry(false)], 1);
+        assert_eq!(
+            surplus.iter().map(|entry| entry.empty_layer).collect::<Vec<_>>(),
+            [false, true]
+        );
+    }
+}

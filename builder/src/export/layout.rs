@@ -1,0 +1,152 @@
+//! An OCI layout as one tar: `blobs/`, blobs in order of their digests, `index.json`, `oci-layout`.
+//!
+//! Equal images give equal bytes: modes, owners and times of the members are fixed. Source: OCI image-spec 1.1,
+//! `image-layout.md`; order and annotations as BuildKit writes them, so that tools that read its layouts read ours.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+
+use cache::blob::BlobStore;
+use cache::store::Store;
+use proto::digest::Digest;
+use proto::oci::{Descriptor, Index, json, media_type};
+use proto::reference::Reference;
+
+use super::encode::Encoded;
+use super::image::{Document, Image, rfc3339};
+use super::stream;
+use crate::build::Job;
+use crate::event::StepNumber;
+use crate::fetch;
+use crate::layers::store_failed;
+use crate::request::BuildError;
+
+/// What is written beside the layers.
+#[derive(Debug, Clone, Copy)]
+pub struct Documents<'a> {
+    /// The image config.
+    pub config: &'a Document,
+    /// The manifest.
+    pub manifest: &'a Document,
+    /// For platform and time.
+    pub image: &'a Image,
+    /// Names of the image.
+    pub names: &'a [Reference],
+}
+
+/// Writes the layout to output number `output` of the client.
+///
+/// # Errors
+/// Layers that can not be had any more; what the client says.
+pub async fn write(
+    output: u32,
+    encoded: &Encoded,
+    documents: &Documents<'_>,
+    job: &Job,
+    step: StepNumber,
+) -> Result<(), BuildError> {
+    for (descriptor, origin) in &encoded.layers {
+        fetch::blob(origin, descriptor, job, step).await?;
+    }
+    let layers: BTreeSet<(Digest, u64)> = encoded
+        .layers
+        .iter()
+        .map(|(descriptor, _)| (descriptor.digest, descriptor.size))
+        .collect();
+    let index = json::compact(&index(documents));
+    let small = [documents.config.clone(), documents.manifest.clone()];
+    let store = Arc::clone(&job.host.store);
+    stream::to_client(output, job, move |sink| {
+        write_tar(sink, &store, &layers, &small, &index).map_err(|error| store_failed(&error))
+    })
+    .await
+}
+
+fn index(documents: &Documents<'_>) -> Index {
+    let created = rfc3339(documents.image.created_ms);
+    let describe = |name: Option<&Reference>| {
+        let mut annotations = BTreeMap::from([("org.opencontainers.image.created".to_owned(), created.clone())]);
+        if let Some(name) = name {
+            annotations.insert("io.containerd.image.name".to_owned(), name.to_string());
+        }
+        let tag = name.and_then(Reference::tag).unwrap_or("latest");
+        annotations.insert("org.opencontainers.image.ref.name".to_owned(), tag.to_owned());
+        let platform = Some(documents.image.platform.clone());
+        Descriptor {
+            annotations,
+            platform,
+            ..documents.manifest.descriptor.clone()
+        }
+    };
+    let manifests = match documents.names {
+        [] => vec![describe(None)],
+        names => names.iter().map(|name| describe(Some(name))).collect(),
+    };
+    Index {
+        schema_version: 2,
+        media_type: media_type::INDEX.to_owned(),
+        manifests,
+        annotations: BTreeMap::new(),
+    }
+}
+
+fn write_tar(
+    sink: &mut dyn Write,
+    store: &Arc<Store>,
+    layers: &BTreeSet<(Digest, u64)>,
+    small: &[Document],
+    index: &[u8],
+) -> io::Result<()> {
+    let mut tar = tar::Builder::new(sink);
+    directory(&mut tar, "blobs/")?;
+    directory(&mut tar, "blobs/sha256/")?;
+    let mut blobs: BTreeMap<Digest, Option<&Document>> = layers.iter().map(|(digest, _)| (*digest, None)).collect();
+    blobs.extend(
+        small
+            .iter()
+            .map(|document| (document.descriptor.digest, Some(document))),
+    );
+    for (digest, document) in blobs {
+        let name = format!("blobs/sha256/{}", digest.hex());
+        match document {
+            Some(document) => file(&mut tar, &name, document.descriptor.size, document.bytes.as_slice())?,
+            None => {
+                let size = layers
+                    .iter()
+                    .find(|(layer, _)| *layer == digest)
+                    .map_or(0, |(_, size)| *size);
+                let reader = store
+                    .blobs()
+                    .open(digest)
+                    .map_err(|error| io::Error::other(error.to_string()))?;
+                let reader =
+                    reader.ok_or_else(|| io::Error::other(format!("blob {digest} vanished from the store")))?;
+                file(&mut tar, &name, size, reader)?;
+            }
+        }
+    }
+    file(&mut tar, "index.json", index.len() as u64, index)?;
+    let marker = br#"{"imageLayoutVersion":"1.0.0"}"#;
+    file(&mut tar, "oci-layout", marker.len() as u64, marker.as_slice())?;
+    tar.into_inner()?.flush()
+}
+
+fn header(kind: tar::EntryType, mode: u32, size: u64) -> tar::Header {
+    let mut header = tar::Header::new_ustar();
+    header.set_entry_type(kind);
+    header.set_mode(mode);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header.set_size(size);
+    header
+}
+
+fn directory(tar: &mut tar::Builder<&mut dyn Write>, name: &str) -> io::Result<()> {
+    tar.append_data(&mut header(tar::EntryType::Directory, 0o755, 0), name, io::empty())
+}
+
+fn file(tar: &mut tar::Builder<&mut dyn Write>, name: &str, size: u64, bytes: impl Read) -> io::Result<()> {
+    tar.append_data(&mut header(tar::EntryType::Regular, 0o444, size), name, bytes)
+}

@@ -1,0 +1,174 @@
+//! Brings blobs that are elsewhere into the store, verified on the way.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use cache::blob::BlobStore;
+use cache::registry::{Client, CredentialSource, CredentialSourceError, Credentials, RegistryAccess};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use proto::oci::Descriptor;
+use proto::reference::Reference;
+
+use crate::blocking;
+use crate::build::Job;
+use crate::event::StepNumber;
+use crate::layers::store_failed;
+use crate::request::{Blame, BuildError};
+use crate::session::Session;
+use crate::stack::Origin;
+
+/// Bytes between two reports of a download.
+const REPORT_EVERY: u64 = 1 << 20;
+
+/// Fetches `blob` from `origin` into the store.
+///
+/// # Errors
+/// Registries that fail, bytes that do not match their digest, a full disk.
+pub async fn blob(origin: &Origin, blob: &Descriptor, job: &Job, step: StepNumber) -> Result<(), BuildError> {
+    if job.host.layers.has_blob(blob.digest) {
+        return Ok(());
+    }
+    match origin {
+        Origin::Registry(reference) => from_registry(reference, blob, job, step).await,
+        Origin::Layout(context) => from_layout(context, blob, job).await,
+        Origin::Built => Err(BuildError::bug(format!(
+            "blob {} was built here and can not be fetched",
+            blob.digest
+        ))),
+    }
+}
+
+async fn from_registry(
+    reference: &Reference,
+    blob: &Descriptor,
+    job: &Job,
+    step: StepNumber,
+) -> Result<(), BuildError> {
+    let mut ingest = job.host.store.blobs().ingest().map_err(|error| store_failed(&error))?;
+    let what = format!("layer {}", blob.digest);
+    let (mut received, mut reported) = (0, 0);
+    let mut sink = |bytes: &[u8]| -> std::io::Result<()> {
+        ingest.write_all(bytes)?;
+        received += bytes.len() as u64;
+        if received - reported >= REPORT_EVERY {
+            reported = received;
+            job.events.progress(step, &what, received, blob.size);
+        }
+        Ok(())
+    };
+    tokio::select! {
+        () = job.cancel.cancelled() => return Err(BuildError::canceled()),
+        fetched = job.registry.fetch_blob(reference, blob, &mut sink) => fetched.map_err(registry_failed)?,
+    }
+    job.events.progress(step, &what, blob.size, blob.size);
+    ingest
+        .commit(Some((blob.digest, blob.size)))
+        .map_err(|error| store_failed(&error))?;
+    Ok(())
+}
+
+async fn from_layout(context: &Arc<str>, blob: &Descriptor, job: &Job) -> Result<(), BuildError> {
+    let path = format!("blobs/sha256/{}", blob.digest.hex());
+    let mut answers = job.session.read_file(context, path.as_bytes()).await?;
+    let (store, blob) = (Arc::clone(&job.host.store), blob.clone());
+    blocking::run(move || {
+        let mut ingest = store.blobs().ingest().map_err(|error| store_failed(&error))?;
+        let mut received = 0;
+        while let Some(bytes) = answers.blocking_next()? {
+            received += bytes.len() as u64;
+            if received > blob.size {
+                break;
+            }
+            ingest.write_all(&bytes).map_err(|error| store_failed(&error))?;
+        }
+        match ingest.commit(Some((blob.digest, blob.size))) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(
+                BuildError::user(format!("blob {} of the OCI layout is damaged", blob.digest)).note(error.to_string()),
+            ),
+        }
+    })
+    .await
+}
+
+/// A small file of an OCI layout.
+///
+/// # Errors
+/// What the client says; files over `limit` bytes.
+pub async fn layout_file(context: &str, path: &str, limit: usize, job: &Job) -> Result<Vec<u8>, BuildError> {
+    let mut answers = job.session.read_file(context, path.as_bytes()).await?;
+    let path = path.to_owned();
+    blocking::run(move || {
+        let mut all = Vec::new();
+        while let Some(bytes) = answers.blocking_next()? {
+            all.extend_from_slice(&bytes);
+            if all.len() > limit {
+                return Err(BuildError::user(format!(
+                    "`{path}` of the OCI layout is larger than {limit} bytes"
+                )));
+            }
+        }
+        Ok(all)
+    })
+    .await
+}
+
+/// The registries of one build, with its client's logins.
+#[must_use]
+pub fn access(client: &Client, session: &Arc<Session>, insecure: &[String]) -> RegistryAccess {
+    let credentials = Arc::new(SessionCredentials(Arc::clone(session)));
+    RegistryAccess::new(client.clone(), credentials, insecure.to_vec())
+}
+
+/// Logins come from the client, when a registry asks for one.
+struct SessionCredentials(Arc<Session>);
+
+impl CredentialSource for SessionCredentials {
+    fn credentials<'a>(
+        &'a self,
+        registry: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Credentials>, CredentialSourceError>> {
+        async move {
+            let found = self.0.credentials(registry).await?;
+            Ok(found.map(|found| {
+                if found.identity_token.is_empty() {
+                    Credentials::Password {
+                        username: found.username,
+                        password: found.password,
+                    }
+                } else {
+                    Credentials::IdentityToken(found.identity_token)
+                }
+            }))
+        }
+        .boxed()
+    }
+}
+
+/// A registry's failure in the words of a build.
+#[must_use]
+pub fn registry_failed(error: cache::registry::Error) -> BuildError {
+    use cache::registry::Error;
+    let failure = BuildError::new(Blame::Remote, error.to_string());
+    match &error {
+        Error::Unauthorized {
+            registry,
+            had_credentials,
+        } => failure.help(if *had_credentials {
+            format!("the login for `{registry}` was refused: run `rbuild login {registry}` again")
+        } else {
+            format!("run `rbuild login {registry}`")
+        }),
+        Error::NotFound { .. } => {
+            failure.help("check the name and the tag, and whether you are logged in to its registry")
+        }
+        Error::NoPlatform { .. } => failure.help("choose another platform with `--platform`"),
+        Error::Sink(source) | Error::Source(source) => {
+            BuildError::environment(error.to_string()).note(source.to_string())
+        }
+        Error::Credentials { source, .. } => BuildError::user(error.to_string()).note(source.to_string()),
+        Error::Setup { .. } => BuildError::environment(error.to_string()),
+        _ => failure,
+    }
+}

@@ -1,0 +1,85 @@
+//! What a build gets from the machine it runs on: the only way to a clock, a store, processes and the network.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use cache::registry::Client;
+use cache::store::Store;
+use proto::platform::Platform;
+use tokio::sync::Semaphore;
+
+use crate::executor::Executor;
+use crate::layers::Layers;
+use crate::solve::flight::Flights;
+
+/// Handles that all builds of a server share.
+#[derive(Clone)]
+pub struct Host {
+    /// Bytes under keys.
+    pub store: Arc<Store>,
+    /// Layers in every form: snapshots, trees, blobs.
+    pub layers: Layers,
+    /// Runs processes.
+    pub executor: Arc<dyn Executor>,
+    /// Speaks to registries.
+    pub registry: Client,
+    /// Tells the time.
+    pub clock: Clock,
+    /// One permit a step that runs.
+    pub slots: Arc<Semaphore>,
+    /// Work in progress, by key.
+    pub flights: Flights,
+    /// Locks of cache mounts.
+    pub cache_mounts: crate::op::cache_mount::CacheMounts,
+    /// What steps run on without emulation.
+    pub platform: Platform,
+}
+
+impl std::fmt::Debug for Host {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Host({})", self.platform)
+    }
+}
+
+/// Tells the time, or what a test wants it to be.
+#[derive(Debug, Clone)]
+pub struct Clock(Source);
+
+#[derive(Debug, Clone)]
+enum Source {
+    System,
+    Fixed(u64),
+}
+
+impl Clock {
+    /// The machine's clock.
+    #[must_use]
+    pub const fn system() -> Self {
+        Self(Source::System)
+    }
+
+    /// A clock that stands still at `ms` milliseconds since 1970.
+    #[must_use]
+    pub const fn fixed(ms: u64) -> Self {
+        Self(Source::Fixed(ms))
+    }
+
+    /// Time since 1970; zero if the machine's clock stands before it.
+    #[must_use]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the door to the clock that everything else goes through"
+    )]
+    pub fn now(&self) -> Duration {
+        match self.0 {
+            Source::System => SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
+            Source::Fixed(ms) => Duration::from_millis(ms),
+        }
+    }
+
+    /// Milliseconds since 1970.
+    #[must_use]
+    pub fn now_ms(&self) -> u64 {
+        u64::try_from(self.now().as_millis()).unwrap_or(u64::MAX)
+    }
+}

@@ -1,0 +1,261 @@
+//! Base images: from a name to a pinned manifest, its config and its layers, bytes of layers not fetched.
+
+use std::sync::Arc;
+
+use cache::records::RecordStore;
+use proto::digest::Digest;
+use proto::oci::{Compression, Descriptor, ImageConfig, Index, Manifest};
+use proto::platform::Platform;
+use proto::record::LayerInfo;
+use proto::reference::Reference;
+
+use crate::build::Job;
+use crate::fetch;
+use crate::request::{Blame, BuildError, BuildRequest, NamedContext};
+use crate::stack::{Layer, Origin, Stack};
+
+/// Manifests, indexes and configs are held in memory.
+pub const DOCUMENT_LIMIT: usize = 4 << 20;
+/// Start of the opaque names of OCI layouts among image names; no reference can start so.
+const LAYOUT_PREFIX: &str = "oci-layout://";
+
+/// An image that this build uses.
+#[derive(Debug, Clone)]
+pub struct ResolvedImage {
+    /// Digest of the manifest for the platform.
+    pub manifest: Digest,
+    /// Its config.
+    pub config: ImageConfig,
+    /// The exact bytes of the config.
+    pub config_bytes: Vec<u8>,
+    /// Its layers.
+    pub stack: Stack,
+}
+
+/// The name under which the frontend asks for a named context that is an OCI layout.
+#[must_use]
+pub fn layout_name(context: &str) -> String {
+    format!("{LAYOUT_PREFIX}{context}")
+}
+
+/// Finds the image behind a name that the frontend asks for.
+///
+/// An image of that name in the store wins over the registry's, unless the user asked to pull.
+///
+/// # Errors
+/// Names nobody knows, registries that fail, documents that make no sense.
+pub async fn resolve(
+    name: &str,
+    platform: &Platform,
+    request: &BuildRequest,
+    job: &Job,
+) -> Result<ResolvedImage, BuildError> {
+    if let Some(context) = name.strip_prefix(LAYOUT_PREFIX) {
+        return from_layout(context, platform, request, job).await;
+    }
+    let reference: Reference = name.parse().map_err(|error| BuildError::user(format!("{error}")))?;
+    if !request.pull
+        && reference.digest().is_none()
+        && let Some(image) = from_store(&reference, Some(platform), job)?
+    {
+        return Ok(image);
+    }
+    from_registry(&reference, platform, job).await
+}
+
+/// Asks the registry.
+///
+/// # Errors
+/// As [`resolve`].
+pub async fn from_registry(reference: &Reference, platform: &Platform, job: &Job) -> Result<ResolvedImage, BuildError> {
+    let resolved = tokio::select! {
+        () = job.cancel.cancelled() => return Err(BuildError::canceled()),
+        resolved = job.registry.resolve(reference, Some(platform)) => resolved.map_err(fetch::registry_failed)?,
+    };
+    let config: ImageConfig = parse("image config", &resolved.config_bytes)?;
+    let origin = Origin::Registry(Arc::new(reference.with_digest(resolved.manifest.digest)));
+    let stack = stack_of(&resolved.parsed, &config, &origin, job)?;
+    Ok(ResolvedImage {
+        manifest: resolved.manifest.digest,
+        config,
+        config_bytes: resolved.config_bytes.to_vec(),
+        stack,
+    })
+}
+
+/// The image of that name in the store, if it is for `platform` (nothing: for any) and its bytes are still there.
+///
+/// # Errors
+/// A store that cannot be read.
+pub fn from_store(
+    reference: &Reference,
+    platform: Option<&Platform>,
+    job: &Job,
+) -> Result<Option<ResolvedImage>, BuildError> {
+    let store = &job.host.store;
+    let Some(image) = store.images().image(reference) else {
+        return Ok(None);
+    };
+    if platform.is_some_and(|platform| image.platform != *platform) {
+        return Ok(None);
+    }
+    let Some(bytes) = crate::export::store::read_blob(store, image.config, DOCUMENT_LIMIT)? else {
+        return Ok(None);
+    };
+    let config: ImageConfig = parse("image config", &bytes)?;
+    let origins = image.origins;
+    let layers = image.layers.into_iter().map(|info| {
+        let origin = origins
+            .get(&info.diff_id)
+            .map(|reference| Origin::Registry(Arc::new(reference.clone())));
+        Layer {
+            origin: origin.unwrap_or(Origin::Built),
+            info,
+        }
+    });
+    let stack = Stack::new(layers.collect());
+    let whole = stack
+        .layers()
+        .iter()
+        .zip(stack.chains())
+        .all(|(layer, chain)| layer.origin != Origin::Built || job.host.layers.is_local(layer, *chain));
+    Ok(whole.then_some(ResolvedImage {
+        manifest: image.config,
+        config,
+        config_bytes: bytes,
+        stack,
+    }))
+}
+
+async fn from_layout(
+    context: &str,
+    platform: &Platform,
+    request: &BuildRequest,
+    job: &Job,
+) -> Result<ResolvedImage, BuildError> {
+    let Some(NamedContext::OciLayout { tag, digest }) = request.contexts.get(context) else {
+        return Err(BuildError::bug(format!("context `{context}` is no OCI layout")));
+    };
+    let bytes = fetch::layout_file(context, "index.json", DOCUMENT_LIMIT, job).await?;
+    let index: Index = parse("index.json of the OCI layout", &bytes)?;
+    let mut descriptor = choose(&index, tag.as_deref(), *digest, context)?;
+    // An index may lead to an index per platform, but not for ever.
+    for _ in 0..4 {
+        let bytes = layout_blob(context, &descriptor, job).await?;
+        if let Ok(manifest) = serde_json::from_slice::<Manifest>(&bytes) {
+            let config_bytes = layout_blob(context, &manifest.config, job).await?;
+            let config: ImageConfig = parse("image config", &config_bytes)?;
+            let stack = stack_of(&manifest, &config, &Origin::Layout(context.into()), job)?;
+            return Ok(ResolvedImage {
+                manifest: descriptor.digest,
+                config,
+                config_bytes,
+                stack,
+            });
+        }
+        let inner: Index = parse("index of the OCI layout", &bytes)?;
+        let fits = |candidate: &&Descriptor| {
+            candidate
+                .platform
+                .as_ref()
+                .is_some_and(|found| found.architecture == platform.architecture && found.os == platform.os)
+        };
+        let found = inner.manifests.iter().find(fits);
+        let found = found.ok_or_else(|| {
+            BuildError::user(format!(
+                "the OCI layout of context `{context}` has no image for {platform}"
+            ))
+        })?;
+        descriptor = found.clone();
+    }
+    Err(BuildError::user(format!(
+        "the OCI layout of context `{context}` nests indexes too deep"
+    )))
+}
+
+fn choose(index: &Index, tag: Option<&str>, digest: Option<Digest>, context: &str) -> Result<Descriptor, BuildError> {
+    const NAME: &str = "org.opencontainers.image.ref.name";
+    let named = |descriptor: &&Descriptor| descriptor.annotations.get(NAME).map(String::as_str) == tag;
+    let found = match (digest, tag) {
+        (Some(digest), _) => index.manifests.iter().find(|descriptor| descriptor.digest == digest),
+        (None, Some(_)) => index.manifests.iter().find(named),
+        (None, None) => index
+            .manifests
+            .first()
+            .filter(|_| index.manifests.len() == 1)
+            .or_else(|| {
+                let latest =
+                    |descriptor: &&Descriptor| descriptor.annotations.get(NAME).is_some_and(|name| name == "latest");
+                index.manifests.iter().find(latest)
+            }),
+    };
+    found.cloned().ok_or_else(|| {
+        let known: Vec<&str> = index
+            .manifests
+            .iter()
+            .filter_map(|found| Some(found.annotations.get(NAME)?.as_str()))
+            .collect();
+        BuildError::user(format!("the OCI layout of context `{context}` has no such image"))
+            .note(format!(
+                "it holds {} images: {}",
+                index.manifests.len(),
+                known.join(", ").escape_debug()
+            ))
+            .help(format!("choose one: `--build-context {context}=oci-layout://PATH:TAG`"))
+    })
+}
+
+async fn layout_blob(context: &str, descriptor: &Descriptor, job: &Job) -> Result<Vec<u8>, BuildError> {
+    let path = format!("blobs/sha256/{}", descriptor.digest.hex());
+    let bytes = fetch::layout_file(context, &path, DOCUMENT_LIMIT, job).await?;
+    if Digest::of(&bytes) != descriptor.digest {
+        return Err(BuildError::user(format!(
+            "blob {} of context `{context}` is damaged",
+            descriptor.digest
+        )));
+    }
+    Ok(bytes)
+}
+
+/// Layers of the manifest, with their identities from the config.
+fn stack_of(manifest: &Manifest, config: &ImageConfig, origin: &Origin, job: &Job) -> Result<Stack, BuildError> {
+    let diff_ids = &config.rootfs.diff_ids;
+    if diff_ids.len() != manifest.layers.len() {
+        let (layers, ids) = (manifest.layers.len(), diff_ids.len());
+        return Err(BuildError::new(
+            Blame::Remote,
+            format!("the image has {layers} layers, but its config names {ids}"),
+        ));
+    }
+    let mut layers = Vec::with_capacity(diff_ids.len());
+    for (descriptor, diff_id) in manifest.layers.iter().zip(diff_ids) {
+        if Compression::of_media_type(&descriptor.media_type).is_none() {
+            let kind = descriptor.media_type.escape_debug();
+            return Err(BuildError::new(
+                Blame::Remote,
+                format!("layers of type `{kind}` are not supported"),
+            ));
+        }
+        let forms = vec![descriptor.clone()];
+        // Remembered with the diff ID, so that images that share the layer find its blob.
+        job.host
+            .store
+            .records()
+            .add_form(*diff_id, descriptor)
+            .map_err(|error| crate::layers::store_failed(&error))?;
+        layers.push(Layer {
+            info: LayerInfo {
+                diff_id: *diff_id,
+                size_bytes: 0,
+                forms,
+            },
+            origin: origin.clone(),
+        });
+    }
+    Ok(Stack::new(layers))
+}
+
+fn parse<T: serde::de::DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, BuildError> {
+    serde_json::from_slice(bytes)
+        .map_err(|error| BuildError::new(Blame::Remote, format!("the {what} makes no sense: {error}")))
+}

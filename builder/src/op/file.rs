@@ -1,0 +1,430 @@
+//! `COPY`, `ADD`, `WORKDIR`: planned on trees, written as a layer; nothing is mounted, and a base image is never unpacked for it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use proto::definition::{CopyAction, CopySource, FileAction, FileOp, Id, Op, Owner, VertexId};
+use proto::record::Field;
+use proto::tree::{EntryKind, RelPath, Timestamp, TreeEntry};
+
+use super::archive::{self, Archive};
+use super::copy::{self, PlannedContent, PlannedEntry, SelectedSource};
+use super::mkdir;
+use super::select::{self, SelectError, Selected, Selection};
+use super::source::Reader;
+use super::work::{BuildWork, FilesOf};
+use crate::blocking;
+use crate::event::StepNumber;
+use crate::layer::entry::{Content, LayerEntry};
+use crate::request::BuildError;
+use crate::solve::Inputs;
+use crate::solve::cache_key::chain_text;
+use crate::stack::{Layer, Stack};
+use crate::tree::MergedTree;
+
+/// What the sources of a copy add to its key.
+///
+/// # Errors
+/// Sources that do not exist; layers that cannot be read.
+pub async fn content(
+    work: &BuildWork,
+    id: VertexId,
+    copy: &CopyAction,
+    inputs: &Inputs,
+) -> Result<Vec<Field>, BuildError> {
+    let mut fields = Vec::new();
+    for (index, source) in copy.sources.iter().enumerate() {
+        let CopySource::Path { from, pattern } = source else {
+            continue;
+        };
+        // An image is its layers: looking into them would mean fetching them just to find out that nothing changed.
+        if let Op::Image(image) = &work.definition.vertex(*from).op {
+            fields.push(Field {
+                name: format!("image {index}"),
+                value: chain_text(&image.diff_ids).into_bytes(),
+            });
+            fields.push(Field {
+                name: format!("path {index}"),
+                value: pattern.clone().into_bytes(),
+            });
+            continue;
+        }
+        let tree = tree_of(work, *from, inputs, StepNumber::NONE).await?;
+        let selection = Selection {
+            pattern,
+            exclude: &copy.exclude,
+            parents: copy.parents,
+        };
+        let selected = selected(work, id, *from, &selection, &tree)?;
+        fields.extend(numbered(index, pattern, select::content_fields(&selected)));
+    }
+    Ok(fields)
+}
+
+/// What a path that is mounted adds to a key.
+///
+/// # Errors
+/// As [`content`].
+pub async fn mounted_content(
+    work: &BuildWork,
+    from: VertexId,
+    path: &str,
+    index: usize,
+    inputs: &Inputs,
+) -> Result<Vec<Field>, BuildError> {
+    if let Op::Image(image) = &work.definition.vertex(from).op {
+        return Ok(vec![Field {
+            name: format!("image {index}"),
+            value: chain_text(&image.diff_ids).into_bytes(),
+        }]);
+    }
+    let tree = tree_of(work, from, inputs, StepNumber::NONE).await?;
+    let selection = Selection {
+        pattern: path,
+        exclude: &[],
+        parents: false,
+    };
+    let selected = select::select(&tree, &selection).map_err(|error| missing(work, from, error))?;
+    Ok(numbered(index, path, select::content_fields(&selected)))
+}
+
+/// Fields of one source, named so that [`crate::solve::explain`] can show their paths: `file <source> <path>`.
+fn numbered(index: usize, pattern: &str, fields: Vec<Field>) -> Vec<Field> {
+    let rename = |field: Field| {
+        let name = match field.name.strip_prefix("file ").and_then(|rest| rest.split_once('/')) {
+            Some((root, "")) => format!("file {index}.{root} {pattern}"),
+            Some((root, path)) => format!("file {index}.{root} {path}"),
+            None => format!("{} of {index}", field.name),
+        };
+        Field { name, ..field }
+    };
+    fields.into_iter().map(rename).collect()
+}
+
+/// Does the work and returns the layer.
+///
+/// # Errors
+/// Sources that do not exist, cannot be read or changed meanwhile; destinations that make no sense; a full disk.
+pub async fn run(
+    work: &BuildWork,
+    id: VertexId,
+    op: &FileOp,
+    inputs: &Inputs,
+    step: StepNumber,
+) -> Result<Layer, BuildError> {
+    let layers = &work.job.host.layers;
+    let below = inputs.stack(op.root);
+    let parent = MergedTree::new(layers.trees(&below, &work.job, step).await?);
+    let owner = match &op.action {
+        FileAction::MakeDir(make) => make.owner.as_ref(),
+        FileAction::Copy(copy) => copy.owner.as_ref(),
+    };
+    let databases = Databases::open(work, &below, owner, step).await?;
+    let entries = match &op.action {
+        FileAction::MakeDir(make) => {
+            let mut lookup = |path: &RelPath| databases.read(&parent, path);
+            let has_root = !parent.layers().is_empty();
+            let planned = mkdir::plan(&parent, make, has_root.then_some(&mut lookup), now(work));
+            let planned = planned.map_err(|error| failed(work, id, &error))?;
+            planned
+                .into_iter()
+                .map(|entry| LayerEntry {
+                    entry,
+                    content: Content::None,
+                })
+                .collect()
+        }
+        FileAction::Copy(copy) => {
+            let copying = Copying {
+                work,
+                id,
+                copy,
+                inputs,
+                step,
+            };
+            copying.entries(&parent, &databases).await?
+        }
+    };
+    let layers = layers.clone();
+    blocking::run(move || layers.write(&entries)).await
+}
+
+/// One copy that is being done.
+struct Copying<'a> {
+    work: &'a BuildWork,
+    id: VertexId,
+    copy: &'a CopyAction,
+    inputs: &'a Inputs,
+    step: StepNumber,
+}
+
+impl Copying<'_> {
+    async fn entries(&self, parent: &MergedTree, databases: &Databases) -> Result<Vec<LayerEntry>, BuildError> {
+        let mut sources = Vec::new();
+        let mut unpacked = Vec::new();
+        for source in &self.copy.sources {
+            let mut archives = BTreeMap::new();
+            sources.push(match source {
+                CopySource::Inline(_) => SelectedSource::Inline,
+                CopySource::Path { from, pattern } => {
+                    let tree = tree_of(self.work, *from, self.inputs, self.step).await?;
+                    let selection = Selection {
+                        pattern,
+                        exclude: &self.copy.exclude,
+                        parents: self.copy.parents,
+                    };
+                    let selected = selected(self.work, self.id, *from, &selection, &tree)?;
+                    if self.copy.unpack {
+                        archives = self.archives(*from, &selected).await?;
+                    }
+                    let trees: BTreeMap<_, _> = archives
+                        .iter()
+                        .map(|(root, archive)| (*root, Arc::clone(&archive.tree)))
+                        .collect();
+                    if trees.is_empty() {
+                        SelectedSource::Path(selected)
+                    } else {
+                        SelectedSource::Archives {
+                            selected,
+                            archives: trees,
+                        }
+                    }
+                }
+            });
+            unpacked.push(archives);
+        }
+        let mut lookup = |path: &RelPath| databases.read(parent, path);
+        let planned = copy::plan(parent, self.copy, &sources, &mut lookup, now(self.work));
+        let planned = planned.map_err(|error| failed(self.work, self.id, &error))?;
+        self.with_contents(planned, &unpacked).await
+    }
+
+    /// The archives among the files that a source of `ADD` names, by their position in the selection.
+    async fn archives(&self, from: VertexId, selected: &Selected) -> Result<BTreeMap<usize, Archive>, BuildError> {
+        let mut archives = BTreeMap::new();
+        for (index, root) in selected.roots.iter().enumerate() {
+            let Some(top) = root
+                .top
+                .as_ref()
+                .filter(|top| matches!(top.entry.kind, EntryKind::File { .. }))
+            else {
+                continue;
+            };
+            let reader = Reader::open(self.work, from, self.inputs, self.step).await?;
+            let content = reader.content(&top.content, top.layer);
+            let spool_dir = self.work.job.host.store.tmp_dir();
+            let path = root.path.clone();
+            let opened = blocking::run(move || {
+                let broken = |error: &dyn std::error::Error| {
+                    let mut failure = BuildError::user(format!("archive `{path}`: {error}"));
+                    failure.notes.extend(error.source().map(ToString::to_string));
+                    failure
+                };
+                let file = super::source::open_regular(&content, &spool_dir).map_err(|error| broken(&error))?;
+                archive::open(file, &spool_dir).map_err(|error| broken(&error))
+            });
+            if let Some(archive) = opened.await.map_err(|error| at(self.work, self.id, error))? {
+                archives.insert(index, archive);
+            }
+        }
+        Ok(archives)
+    }
+
+    /// Says of each planned file where its bytes are. Stages are unpacked only if a file of them is wanted.
+    async fn with_contents(
+        &self,
+        planned: Vec<PlannedEntry>,
+        unpacked: &[BTreeMap<usize, Archive>],
+    ) -> Result<Vec<LayerEntry>, BuildError> {
+        let mut readers: Vec<Option<Reader>> = Vec::new();
+        for (index, source) in self.copy.sources.iter().enumerate() {
+            let wanted = planned.iter().any(
+                |entry| matches!(entry.from, PlannedContent::Source { source_index, .. } if source_index == index),
+            );
+            readers.push(match source {
+                CopySource::Path { from, .. } if wanted => {
+                    Some(Reader::open(self.work, *from, self.inputs, self.step).await?)
+                }
+                _ => None,
+            });
+        }
+        let entry = |planned: PlannedEntry| {
+            let content = match planned.from {
+                PlannedContent::None => Content::None,
+                PlannedContent::Inline(bytes) => Content::Inline(bytes.into()),
+                PlannedContent::Source {
+                    source_index,
+                    path,
+                    layer,
+                } => {
+                    let reader = readers[source_index].as_ref();
+                    let reader = reader.ok_or_else(|| BuildError::bug("a file of a heredoc was planned as a path"))?;
+                    reader.content(&path, layer)
+                }
+                PlannedContent::Member {
+                    source_index,
+                    root_index,
+                    path,
+                } => {
+                    let archive = unpacked[source_index].get(&root_index);
+                    archive
+                        .ok_or_else(|| BuildError::bug("a member of an unknown archive was planned"))?
+                        .content(&path)
+                }
+            };
+            Ok(LayerEntry {
+                entry: planned.entry,
+                content,
+            })
+        };
+        planned.into_iter().map(entry).collect()
+    }
+}
+
+/// The files behind an input as one tree.
+///
+/// # Errors
+/// Layers that cannot be read.
+pub async fn tree_of(
+    work: &BuildWork,
+    from: VertexId,
+    inputs: &Inputs,
+    step: StepNumber,
+) -> Result<MergedTree, BuildError> {
+    match work.files_of(from, inputs)? {
+        FilesOf::Context(context) => Ok(MergedTree::new(vec![Arc::clone(&context.tree)])),
+        FilesOf::Stack(stack) => Ok(MergedTree::new(
+            work.job.host.layers.trees(&stack, &work.job, step).await?,
+        )),
+    }
+}
+
+/// What one source of the copy at `id` names in `tree`.
+fn selected(
+    work: &BuildWork,
+    id: VertexId,
+    from: VertexId,
+    selection: &Selection<'_>,
+    tree: &MergedTree,
+) -> Result<Selected, BuildError> {
+    select::select(tree, selection).map_err(|error| {
+        let mut failure = missing(work, from, error);
+        failure.place = work.place(id, Some(selection.pattern));
+        failure
+    })
+}
+
+/// What of a context is selected by `path`, as a stack of one layer: a step never sees the client's files themselves.
+///
+/// # Errors
+/// As [`run`].
+pub async fn context_stack(
+    work: &BuildWork,
+    from: VertexId,
+    path: &str,
+    inputs: &Inputs,
+    step: StepNumber,
+) -> Result<Stack, BuildError> {
+    let tree = tree_of(work, from, inputs, step).await?;
+    let reader = Reader::open(work, from, inputs, step).await?;
+    let wanted = RelPath::clean(path.as_bytes());
+    let everything = RelPath::root();
+    let on_the_way = |entry: &TreeEntry| entry.path.below(&wanted).is_some() || wanted.below(&entry.path).is_some();
+    let found = tree.walk(&everything).filter(|found| on_the_way(found.entry));
+    let entries: Vec<LayerEntry> = found
+        .map(|found| LayerEntry {
+            entry: found.entry.clone(),
+            content: reader.content_of(found.entry, found.layer),
+        })
+        .collect();
+    let layers = work.job.host.layers.clone();
+    let layer = blocking::run(move || layers.write(&entries)).await?;
+    Ok(Stack::new(vec![layer]))
+}
+
+/// `/etc/passwd` and `/etc/group` of a root filesystem, read only if an owner is a name.
+struct Databases {
+    roots: Vec<Arc<std::os::fd::OwnedFd>>,
+}
+
+impl Databases {
+    async fn open(
+        work: &BuildWork,
+        below: &Stack,
+        owner: Option<&Owner>,
+        step: StepNumber,
+    ) -> Result<Self, BuildError> {
+        let is_name = |id: &Option<Id>| matches!(id, Some(Id::Name(_)));
+        if !owner.is_some_and(|owner| is_name(&owner.user) || is_name(&owner.group)) {
+            return Ok(Self { roots: Vec::new() });
+        }
+        let layers = &work.job.host.layers;
+        layers.unpack(below, &work.job, step).await?;
+        let roots = below
+            .chains()
+            .iter()
+            .map(|chain| layers.open_layer_dir(*chain))
+            .collect::<Result<_, _>>()?;
+        Ok(Self { roots })
+    }
+
+    /// A database, links followed inside the root filesystem; nothing if it is no regular file or far too large to be one.
+    fn read(&self, parent: &MergedTree, path: &RelPath) -> io::Result<Option<Vec<u8>>> {
+        const LIMIT: u64 = 1 << 20;
+        let (_, found) = parent.resolve(path).map_err(io::Error::other)?;
+        let Some(file) = found.and_then(|found| parent.file_of(found)) else {
+            return Ok(None);
+        };
+        let Some(root) = self.roots.get(file.layer) else {
+            return Ok(None);
+        };
+        super::source::read_small(root, &file.entry.path, LIMIT).map(Some)
+    }
+}
+
+fn now(work: &BuildWork) -> Timestamp {
+    let now = work.job.host.clock.now();
+    Timestamp {
+        seconds: i64::try_from(now.as_secs()).unwrap_or(i64::MAX),
+        nanoseconds: now.subsec_nanos(),
+    }
+}
+
+fn failed(work: &BuildWork, id: VertexId, error: &dyn std::error::Error) -> BuildError {
+    let mut failure = BuildError::user(error.to_string());
+    failure.notes.extend(error.source().map(ToString::to_string));
+    at(work, id, failure)
+}
+
+/// Adds the place of the instruction.
+fn at(work: &BuildWork, id: VertexId, mut error: BuildError) -> BuildError {
+    error.place = work.place(id, None);
+    error
+}
+
+/// A source that is not there; for contexts with what the ignore file has to do with it.
+fn missing(work: &BuildWork, from: VertexId, error: SelectError) -> BuildError {
+    let SelectError::NotFound { path } = &error else {
+        return BuildError::user(error.to_string());
+    };
+    let Op::Local(local) = &work.definition.vertex(from).op else {
+        let stage = &work.definition.vertex(from).stage;
+        return BuildError::user(format!("`/{path}` not found in `{stage}`"));
+    };
+    let what = if local.name == "context" {
+        "build context".to_owned()
+    } else {
+        format!("context `{}`", local.name)
+    };
+    let failure = BuildError::user(format!("`{path}` is not in the {what}: \"/{path}\": not found"));
+    let excluded = work.excluded(&local.name, path);
+    match excluded {
+        Some((pattern, line)) => failure
+            .note(format!("excluded by `{pattern}`, .dockerignore line {line}"))
+            .help(format!(
+                "add `!{path}` below it, or take the file from a stage with `--from=<stage>`"
+            )),
+        None => failure.help("paths are relative to the build context; `..` does not lead out of it"),
+    }
+}

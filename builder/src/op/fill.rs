@@ -1,0 +1,63 @@
+//! Fills a directory of the engine with files of a stage, an image or a context: the first content of a cache mount.
+
+use std::path::Path;
+
+use proto::definition::VertexId;
+use proto::oci::Compression;
+use proto::tree::RelPath;
+
+use super::file::tree_of;
+use super::source::Reader;
+use super::work::BuildWork;
+use crate::blocking;
+use crate::event::StepNumber;
+use crate::layer::apply::{self, LayerSource};
+use crate::layer::entry::LayerEntry;
+use crate::layer::limits::Limits;
+use crate::layer::tar;
+use crate::layers::store_failed;
+use crate::request::BuildError;
+use crate::solve::Inputs;
+
+/// Copies what is below `source` of `from` into `dest`, by the same way that layers take: written as a tar, unpacked with all
+/// checks.
+///
+/// # Errors
+/// Layers that cannot be read; a full disk.
+pub async fn directory(
+    work: &BuildWork,
+    from: VertexId,
+    source: &str,
+    inputs: &Inputs,
+    dest: &Path,
+) -> Result<(), BuildError> {
+    let tree = tree_of(work, from, inputs, StepNumber::NONE).await?;
+    let reader = Reader::open(work, from, inputs, StepNumber::NONE).await?;
+    let (root, _) = tree
+        .resolve(&RelPath::clean(source.as_bytes()))
+        .map_err(|error| BuildError::user(error.to_string()))?;
+    let entries = tree.walk(&root).filter_map(|found| {
+        let content = reader.content_of(found.entry, found.layer);
+        let mut entry = found.entry.clone();
+        entry.path = entry.path.below(&root)?;
+        Some(LayerEntry { entry, content })
+    });
+    let entries: Vec<LayerEntry> = entries.collect();
+    let dest = dest.to_owned();
+    blocking::run(move || {
+        let mut spool = std::fs::File::from(
+            rustix::fs::memfd_create("cache mount", rustix::fs::MemfdFlags::CLOEXEC)
+                .map_err(|error| store_failed(&error))?,
+        );
+        let written = tar::write(&entries, None, &mut spool).map_err(|error| store_failed(&error))?;
+        std::io::Seek::rewind(&mut spool).map_err(|error| store_failed(&error))?;
+        let source = LayerSource {
+            reader: spool,
+            compression: Compression::None,
+            expected: written.diff_id,
+        };
+        apply::unpack(source, &dest, &[], &Limits::default()).map_err(|error| store_failed(&error))?;
+        Ok(())
+    })
+    .await
+}

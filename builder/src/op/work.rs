@@ -1,0 +1,157 @@
+//! What the solver calls when a vertex must be keyed or run: one arm per op, no more.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use frontend::source::SourceFile;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use proto::definition::{Definition, FileAction, Op, VertexId};
+use proto::digest::Digest;
+use proto::record::Field;
+use proto::tree::RelPath;
+
+use super::{exec, file};
+use crate::build::Job;
+use crate::event::StepNumber;
+use crate::images::ResolvedImage;
+use crate::plan::{Context, Planned};
+use crate::request::{BuildError, Place};
+use crate::solve::{Inputs, Work};
+use crate::stack::{Layer, Stack};
+
+/// The ops of one build.
+#[derive(Debug)]
+pub struct BuildWork {
+    /// What every part of the build may use.
+    pub job: Job,
+    /// The graph.
+    pub definition: Arc<Definition>,
+    images: HashMap<Digest, Arc<ResolvedImage>>,
+    contexts: HashMap<String, Arc<Context>>,
+    source: Arc<SourceFile>,
+}
+
+/// Where files are taken from.
+#[derive(Debug, Clone)]
+pub enum FilesOf {
+    /// A context of the client.
+    Context(Arc<Context>),
+    /// A stage or an image.
+    Stack(Stack),
+}
+
+impl BuildWork {
+    /// The ops of `planned`.
+    #[must_use]
+    pub fn new(job: &Job, planned: &Planned) -> Self {
+        Self {
+            job: job.clone(),
+            definition: Arc::clone(&planned.definition),
+            images: planned.images.clone(),
+            contexts: planned.contexts.clone(),
+            source: Arc::clone(&planned.source),
+        }
+    }
+
+    /// The place of the instruction behind a vertex, narrowed down to `word` if it says that.
+    #[must_use]
+    pub fn place(&self, id: VertexId, word: Option<&str>) -> Option<Place> {
+        let (first, last) = self.definition.vertex(id).lines?;
+        let found = word.and_then(|word| self.source.find_in_lines(first, last, word));
+        Some(match found {
+            Some(span) => Place {
+                start: span.start,
+                end: span.end,
+                line: self.source.line(span.start),
+            },
+            None => Place {
+                start: 0,
+                end: 0,
+                line: first,
+            },
+        })
+    }
+
+    /// The pattern and line of the ignore file that keeps `path` out of a context, if one does.
+    #[must_use]
+    pub fn excluded(&self, context: &str, path: &RelPath) -> Option<(String, u32)> {
+        let excluded = &self.contexts.get(context)?.excluded;
+        let (_, pattern, line) = excluded
+            .iter()
+            .find(|(excluded, _, _)| RelPath::clean(excluded.as_bytes()) == *path)?;
+        Some((pattern.clone(), *line))
+    }
+
+    /// The files behind an input.
+    ///
+    /// # Errors
+    /// If the input is neither known nor a source: a mistake of the solver.
+    pub fn files_of(&self, id: VertexId, inputs: &Inputs) -> Result<FilesOf, BuildError> {
+        match &self.definition.vertex(id).op {
+            Op::Local(local) => {
+                let context = self.contexts.get(&local.name);
+                let context =
+                    context.ok_or_else(|| BuildError::bug(format!("context `{}` was not walked", local.name)))?;
+                Ok(FilesOf::Context(Arc::clone(context)))
+            }
+            Op::Image(_) => Ok(FilesOf::Stack(self.source(id))),
+            Op::Exec(_) | Op::File(_) => {
+                let output = inputs
+                    .get(id)
+                    .ok_or_else(|| BuildError::bug("an input was read before it was done"))?;
+                Ok(FilesOf::Stack(output.stack.clone()))
+            }
+        }
+    }
+}
+
+impl Work for BuildWork {
+    fn source(&self, id: VertexId) -> Stack {
+        match &self.definition.vertex(id).op {
+            Op::Image(image) => self
+                .images
+                .get(&image.manifest)
+                .map(|image| image.stack.clone())
+                .unwrap_or_default(),
+            _ => Stack::default(),
+        }
+    }
+
+    fn content<'a>(&'a self, id: VertexId, inputs: &'a Inputs) -> BoxFuture<'a, Result<Vec<Field>, BuildError>> {
+        async move {
+            match &self.definition.vertex(id).op {
+                Op::File(op) => match &op.action {
+                    FileAction::Copy(copy) => file::content(self, id, copy, inputs).await,
+                    FileAction::MakeDir(_) => Ok(Vec::new()),
+                },
+                Op::Exec(op) => exec::content(self, op, inputs).await,
+                Op::Image(_) | Op::Local(_) => Ok(Vec::new()),
+            }
+        }
+        .boxed()
+    }
+
+    fn run<'a>(
+        &'a self,
+        id: VertexId,
+        inputs: &'a Inputs,
+        step: StepNumber,
+    ) -> BoxFuture<'a, Result<Layer, BuildError>> {
+        async move {
+            match &self.definition.vertex(id).op {
+                Op::File(op) => file::run(self, id, op, inputs, step).await,
+                Op::Exec(op) => exec::run(self, op, inputs, step).await,
+                Op::Image(_) | Op::Local(_) => Err(BuildError::bug("a source has no work to run")),
+            }
+        }
+        .boxed()
+    }
+
+    fn is_present(&self, stack: &Stack) -> bool {
+        let Some((layer, chain)) = stack.layers().last().zip(stack.chain()) else {
+            return true;
+        };
+        self.job.host.layers.is_local(layer, chain)
+    }
+}

@@ -1,0 +1,227 @@
+//! `rbuild.v1.Admin`: what an operator asks a server.
+
+use std::sync::Arc;
+
+use cache::gc::Policy;
+use proto::digest::ChainId;
+use proto::reference::Reference;
+use proto::v1;
+use proto::v1::admin_server::Admin as AdminApi;
+use tonic::{Request, Response, Status};
+
+use super::Shared;
+use crate::export::store::read_blob;
+use crate::images::DOCUMENT_LIMIT;
+use crate::snapshot::Snapshotter;
+
+/// The service.
+#[derive(Debug)]
+pub struct AdminService(pub Arc<Shared>);
+
+#[tonic::async_trait]
+impl AdminApi for AdminService {
+    async fn info(&self, _request: Request<v1::InfoRequest>) -> Result<Response<v1::InfoReply>, Status> {
+        let probes = crate::executor::probe().into_iter().map(|probe| v1::info_reply::Probe {
+            name: probe.name.to_owned(),
+            ok: probe.ok,
+            detail: probe.found,
+            help: String::new(),
+        });
+        Ok(Response::new(v1::InfoReply {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            root: self.0.root.display().to_string(),
+            builds_running: self.0.builds.running() as u64,
+            probes: probes.collect(),
+        }))
+    }
+
+    async fn shutdown(&self, request: Request<v1::ShutdownRequest>) -> Result<Response<v1::ShutdownReply>, Status> {
+        if request.into_inner().drain {
+            self.0.builds.all_ended().await;
+        }
+        tracing::info!("asked to shut down");
+        self.0.shutdown.cancel();
+        Ok(Response::new(v1::ShutdownReply {}))
+    }
+
+    async fn list_images(
+        &self,
+        _request: Request<v1::ListImagesRequest>,
+    ) -> Result<Response<v1::ListImagesReply>, Status> {
+        let images = self
+            .blocking(|shared| shared.host.store.images().list().map_err(internal))
+            .await?;
+        let images = images.into_iter().map(|image| v1::list_images_reply::Image {
+            reference: image.reference.to_string(),
+            config_digest: image.config.to_string(),
+            created_ms: image.created_ms,
+            size_bytes: image.layers.iter().map(|layer| layer.size_bytes).sum(),
+            platform: image.platform.to_string(),
+        });
+        Ok(Response::new(v1::ListImagesReply {
+            images: images.collect(),
+        }))
+    }
+
+    async fn tag_image(&self, request: Request<v1::TagImageRequest>) -> Result<Response<v1::TagImageReply>, Status> {
+        let request = request.into_inner();
+        let (source, target) = (parse(&request.source)?, parse(&request.target)?);
+        self.blocking(move |shared| {
+            let images = shared.host.store.images();
+            let mut image = images.image(&source).ok_or_else(|| no_image(&source))?;
+            image.reference = target;
+            images.put(&image).map_err(internal)
+        })
+        .await?;
+        Ok(Response::new(v1::TagImageReply {}))
+    }
+
+    async fn remove_image(
+        &self,
+        request: Request<v1::RemoveImageRequest>,
+    ) -> Result<Response<v1::RemoveImageReply>, Status> {
+        let reference = parse(&request.into_inner().reference)?;
+        let removed = reference.to_string();
+        self.blocking(
+            move |shared| match shared.host.store.images().remove(&reference).map_err(internal)? {
+                true => Ok(()),
+                false => Err(no_image(&reference)),
+            },
+        )
+        .await?;
+        Ok(Response::new(v1::RemoveImageReply { removed: vec![removed] }))
+    }
+
+    async fn inspect_image(
+        &self,
+        request: Request<v1::InspectImageRequest>,
+    ) -> Result<Response<v1::InspectImageReply>, Status> {
+        let reference = parse(&request.into_inner().reference)?;
+        let reply = self.blocking(move |shared| inspect(shared, &reference)).await?;
+        Ok(Response::new(reply))
+    }
+
+    async fn disk_usage(
+        &self,
+        _request: Request<v1::DiskUsageRequest>,
+    ) -> Result<Response<v1::DiskUsageReply>, Status> {
+        let rows = self
+            .blocking(|shared| shared.host.store.usage(Some(&SnapshotsOf(shared))).map_err(internal))
+            .await?;
+        let total_bytes = rows.iter().map(|row| row.size_bytes).sum();
+        let rows = rows.into_iter().map(|row| v1::disk_usage_reply::Row {
+            kind: row.kind.to_string(),
+            count: row.count,
+            size_bytes: row.size_bytes,
+            reclaimable_bytes: row.reclaimable_bytes,
+        });
+        Ok(Response::new(v1::DiskUsageReply {
+            rows: rows.collect(),
+            total_bytes,
+        }))
+    }
+
+    async fn prune(&self, request: Request<v1::PruneRequest>) -> Result<Response<v1::PruneReply>, Status> {
+        let request = request.into_inner();
+        let policy = Policy {
+            all: request.all,
+            keep_bytes: request.keep_bytes,
+        };
+        let freed = self
+            .blocking(move |shared| {
+                let sweep = SnapshotsOf(shared);
+                shared.host.store.gc(policy, Some(&sweep)).map_err(internal)
+            })
+            .await?;
+        Ok(Response::new(v1::PruneReply {
+            freed_bytes: freed.bytes,
+            removed: freed.removed,
+        }))
+    }
+}
+
+impl AdminService {
+    /// Runs `work`, which reads or writes files, on a thread that may block.
+    async fn blocking<T, F>(&self, work: F) -> Result<T, Status>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Shared) -> Result<T, Status> + Send + 'static,
+    {
+        self.0.touch();
+        let shared = Arc::clone(&self.0);
+        let done = tokio::task::spawn_blocking(move || work(&shared)).await;
+        done.map_err(|error| Status::internal(error.to_string()))?
+    }
+}
+
+/// Snapshots, as collection sees them.
+struct SnapshotsOf<'a>(&'a Shared);
+
+impl cache::gc::SnapshotSweep for SnapshotsOf<'_> {
+    fn list(&self) -> Vec<(ChainId, u64)> {
+        let found = self.0.host.layers.snapshots().list();
+        let found = found.map(|found| {
+            found
+                .into_iter()
+                .map(|snapshot| (snapshot.chain, snapshot.disk_bytes))
+                .collect()
+        });
+        found.unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot list snapshots: none of them is collected");
+            Vec::new()
+        })
+    }
+
+    fn remove(&self, chain: ChainId) -> std::io::Result<()> {
+        self.0
+            .host
+            .layers
+            .snapshots()
+            .remove(&chain)
+            .map_err(std::io::Error::other)
+    }
+}
+
+fn inspect(shared: &Shared, reference: &Reference) -> Result<v1::InspectImageReply, Status> {
+    let store = &shared.host.store;
+    let image = store.images().image(reference).ok_or_else(|| no_image(reference))?;
+    let config = read_blob(store, image.config, DOCUMENT_LIMIT).map_err(internal)?;
+    let config =
+        config.ok_or_else(|| Status::data_loss(format!("the config of `{reference}` is gone: build it again")))?;
+    let layers = image.layers.iter().map(|layer| {
+        let forms = layer.forms.iter().cloned().chain(store.records().forms(layer.diff_id));
+        let mut seen = std::collections::BTreeSet::new();
+        let forms = forms
+            .filter(|form| seen.insert(form.digest))
+            .map(|form| v1::inspect_image_reply::Form {
+                media_type: form.media_type.clone(),
+                digest: form.digest.to_string(),
+                size: form.size,
+            });
+        v1::inspect_image_reply::Layer {
+            forms: forms.collect(),
+            diff_id: layer.diff_id.to_string(),
+            size_bytes: layer.size_bytes,
+        }
+    });
+    Ok(v1::InspectImageReply {
+        reference: reference.to_string(),
+        config_digest: image.config.to_string(),
+        layers: layers.collect(),
+        config,
+    })
+}
+
+fn parse(text: &str) -> Result<Reference, Status> {
+    text.parse()
+        .map_err(|error| Status::invalid_argument(format!("{error}")))
+}
+
+fn no_image(reference: &Reference) -> Status {
+    Status::not_found(format!("no image `{}` in the store", reference.familiar()))
+}
+
+fn internal(error: impl std::fmt::Display) -> Status {
+    Status::internal(error.to_string())
+}

@@ -1,0 +1,109 @@
+//! The build server: `rbuild.v1` over a unix socket, or inside one process over memory.
+//!
+//! One file a service: [`builds`], [`sessions`], [`admin`]. What they share is [`Shared`]: the host, the sessions that are
+//! connected, the builds that run. Every limit a client could exceed is set here by name.
+
+pub mod admin;
+pub mod builds;
+pub mod listen;
+pub mod open;
+pub mod registry;
+pub mod sessions;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::host::Host;
+pub use listen::{InProcess, in_process, serve};
+pub use open::open_host;
+
+/// How a server is set up.
+#[derive(Debug, Clone)]
+pub struct ServeOptions {
+    /// The store.
+    pub root: PathBuf,
+    /// Ends the server after so long without a build or a session; nothing: it stays.
+    pub idle_timeout: Option<Duration>,
+    /// Steps that run at the same time, over all builds.
+    pub slots: usize,
+    /// Waits for the store while another process owns it; the log says which.
+    pub wait_for_store: bool,
+    /// The program that is started again as the inside of a sandbox.
+    pub sandbox_program: PathBuf,
+}
+
+/// Why a server does not come up.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] cache::store::OpenError),
+    /// A part of the server could not be prepared.
+    #[error("cannot prepare the server: {0}")]
+    Prepare(String),
+    /// The transport failed.
+    #[error("the server's transport failed")]
+    Transport(#[from] tonic::transport::Error),
+}
+
+/// What the services of one server share.
+#[derive(Debug)]
+pub struct Shared {
+    /// Handles of this machine.
+    pub host: Host,
+    /// Connected clients, by build.
+    pub sessions: sessions::Sessions,
+    /// Builds that run or ended lately.
+    pub builds: builds::Builds,
+    /// The tasks of builds: awaited when the server ends.
+    pub tasks: TaskTracker,
+    /// Cancelled when the server shall end.
+    pub shutdown: CancellationToken,
+    /// Where the store is.
+    pub root: PathBuf,
+    activity: AtomicU64,
+}
+
+impl Shared {
+    /// State of a server without clients.
+    #[must_use]
+    pub fn new(host: Host, root: PathBuf, shutdown: CancellationToken) -> Arc<Self> {
+        let (sessions, builds) = (sessions::Sessions::default(), builds::Builds::default());
+        Arc::new(Self {
+            host,
+            sessions,
+            builds,
+            tasks: TaskTracker::new(),
+            shutdown,
+            root,
+            activity: AtomicU64::new(0),
+        })
+    }
+
+    /// Notes that a client did something: idle servers end.
+    pub fn touch(&self) {
+        self.activity.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Ends the server after `timeout` in which no build ran, no session was open and no call came.
+    pub async fn end_when_idle(self: Arc<Self>, timeout: Duration) {
+        loop {
+            let before = self.activity.load(Ordering::Relaxed);
+            tokio::select! {
+                () = self.shutdown.cancelled() => return,
+                () = tokio::time::sleep(timeout) => {}
+            }
+            let idle = self.builds.running() == 0 && self.sessions.is_empty();
+            if idle && before == self.activity.load(Ordering::Relaxed) {
+                tracing::info!(after_seconds = timeout.as_secs(), "idle: ending");
+                self.shutdown.cancel();
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! Opens everything a server stands on: the store, its snapshots, the executor, the registry client.
+
+use std::sync::Arc;
+
+use cache::registry::{Client, Patience};
+use cache::store::Store;
+use proto::platform::Platform;
+use tokio::sync::Semaphore;
+
+use super::{ServeError, ServeOptions};
+use crate::executor::NamespaceExecutor;
+use crate::host::{Clock, Host};
+use crate::layers::Layers;
+use crate::op::cache_mount::CacheMounts;
+use crate::snapshot::Snapshotter;
+use crate::snapshot::overlay::OverlaySnapshotter;
+use crate::solve::flight::Flights;
+
+/// The handles of this machine for a server with `options`. What a dead server left in the store is swept first.
+///
+/// # Errors
+/// A store that is busy, foreign or broken; a machine that cannot run steps.
+pub async fn open_host(options: &ServeOptions) -> Result<Host, ServeError> {
+    let (root, wait) = (options.root.clone(), options.wait_for_store);
+    let clock = Clock::system();
+    let store_options = cache::store::Options::new(Arc::new(move || clock.now_ms()));
+    let opened = tokio::task::spawn_blocking(move || {
+        let mut told = false;
+        Store::open_waiting(&root, &store_options, &mut |owner| {
+            if wait && !std::mem::replace(&mut told, true) {
+                tracing::warn!(pid = owner.pid, "waiting: another process uses the store");
+            }
+            wait
+        })
+    });
+    let store = Arc::new(opened.await.map_err(|error| ServeError::Prepare(error.to_string()))??);
+    let prepare = |error: &dyn std::error::Error| ServeError::Prepare(error.to_string());
+    let snapshots = OverlaySnapshotter::open(&store.snapshots_dir()).map_err(|error| prepare(&error))?;
+    snapshots.sweep().map_err(|error| prepare(&error))?;
+    let executor = NamespaceExecutor::with_init(&options.sandbox_program).map_err(|error| prepare(&error))?;
+    let registry = Client::new(Patience::default()).map_err(|error| prepare(&error))?;
+    Ok(Host {
+        layers: Layers::new(Arc::clone(&store), snapshots),
+        executor: Arc::new(executor),
+        registry,
+        clock: Clock::system(),
+        slots: Arc::new(Semaphore::new(options.slots)),
+        flights: Flights::default(),
+        cache_mounts: CacheMounts::new(store.cachemounts_dir()),
+        platform: native_platform(),
+        store,
+    })
+}
+
+/// What this machine runs without emulation.
+#[must_use]
+pub fn native_platform() -> Platform {
+    Platform::new(std::env::consts::OS, std::env::consts::ARCH, "")
+}

@@ -1,0 +1,357 @@
+//! The client's side of a build as the server sees it: it asks, the client answers.
+//!
+//! Context files, secrets, credentials and local outputs pass through here and nowhere else; the server's own environment,
+//! home directory and files are never a substitute.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use proto::v1::{self, client_message::Body as Answer, server_message::Body as Question};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::request::{Blame, BuildError};
+
+/// Messages of one answer that may wait for the reader; the client stops sending when they do.
+const ANSWER_QUEUE: usize = 16;
+
+/// A connected client.
+pub struct Session {
+    hello: v1::Hello,
+    /// Directories that client and server both see, opened once.
+    in_place: HashMap<String, Arc<OwnedFd>>,
+    questions: mpsc::Sender<v1::ServerMessage>,
+    next_id: AtomicU64,
+    waiting: Mutex<HashMap<u64, mpsc::Sender<Result<Answer, BuildError>>>>,
+    gone: CancellationToken,
+}
+
+impl std::fmt::Debug for Session {
+    /// Holds paths and secret names of the client: only the build is shown.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Session({})", self.hello.build_id)
+    }
+}
+
+/// The Dockerfile and its ignore file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DockerfileBytes {
+    /// The Dockerfile.
+    pub dockerfile: Vec<u8>,
+    /// The ignore file, if there is one.
+    pub ignore: Option<Vec<u8>>,
+}
+
+/// What a walk of a context found.
+#[derive(Debug, Clone, Default)]
+pub struct WalkedContext {
+    /// What was selected.
+    pub tree: proto::tree::Tree,
+    /// What was asked for and exists, but the ignore file excludes: path, pattern, line.
+    pub excluded: Vec<(String, String, u32)>,
+}
+
+impl Session {
+    /// A session that asks through `questions`. Paths of `hello` are opened if `same_user`: then, and only then, the server may
+    /// read in place what the client could read itself.
+    #[must_use]
+    pub fn new(hello: v1::Hello, questions: mpsc::Sender<v1::ServerMessage>, same_user: bool) -> Arc<Self> {
+        let in_place = if same_user {
+            open_directories(&hello)
+        } else {
+            HashMap::new()
+        };
+        Arc::new(Self {
+            hello,
+            in_place,
+            questions,
+            next_id: AtomicU64::new(1),
+            waiting: Mutex::default(),
+            gone: CancellationToken::new(),
+        })
+    }
+
+    /// The build this session belongs to.
+    #[must_use]
+    pub fn build_id(&self) -> &str {
+        &self.hello.build_id
+    }
+
+    /// Cancelled when the client has gone.
+    #[must_use]
+    pub fn gone(&self) -> &CancellationToken {
+        &self.gone
+    }
+
+    /// Hands an answer to whoever asked. An answer nobody waits for any more is dropped: the asker has given up.
+    pub async fn deliver(&self, message: v1::ClientMessage) {
+        let id = message.request_id;
+        let answer = match message.body {
+            Some(Answer::Error(error)) => Err(refused(error)),
+            Some(body) => Ok(body),
+            None => Err(BuildError::bug("the client sent an empty answer")),
+        };
+        let waiting = self
+            .waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&id)
+            .cloned();
+        if let Some(waiting) = waiting {
+            // A closed receiver is a reader that gave up.
+            drop(waiting.send(answer).await);
+        }
+        if message.last {
+            self.forget(id);
+        }
+    }
+
+    /// Ends every wait: the client will not answer any more.
+    pub fn close(&self) {
+        self.gone.cancel();
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    fn forget(&self, id: u64) {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    }
+
+    async fn ask(&self, question: Question) -> Result<Answers, BuildError> {
+        let request_id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let (sender, receiver) = mpsc::channel(ANSWER_QUEUE);
+        self.waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(request_id, sender);
+        let message = v1::ServerMessage {
+            request_id,
+            body: Some(question),
+        };
+        if self.gone.is_cancelled() || self.questions.send(message).await.is_err() {
+            self.forget(request_id);
+            return Err(client_gone());
+        }
+        Ok(Answers { receiver })
+    }
+
+    /// The Dockerfile and its ignore file.
+    ///
+    /// # Errors
+    /// What the client says; a client that has gone.
+    pub async fn read_dockerfile(&self) -> Result<DockerfileBytes, BuildError> {
+        let mut answers = self.ask(Question::ReadDockerfile(v1::ReadDockerfile {})).await?;
+        let mut files: [Option<Vec<u8>>; 2] = [None, None];
+        while let Some(answer) = answers.next().await? {
+            let Answer::File(file) = answer else {
+                return Err(unexpected("ReadDockerfile"));
+            };
+            let slot = files
+                .get_mut(file.index as usize)
+                .ok_or_else(|| unexpected("ReadDockerfile"))?;
+            let bytes = slot.get_or_insert_default();
+            bytes.extend_from_slice(&file.data);
+            if bytes.len() > DOCKERFILE_LIMIT {
+                return Err(BuildError::user(format!(
+                    "the Dockerfile is larger than {DOCKERFILE_LIMIT} bytes"
+                )));
+            }
+        }
+        let [dockerfile, ignore] = files;
+        let dockerfile = dockerfile.ok_or_else(|| unexpected("ReadDockerfile"))?;
+        Ok(DockerfileBytes { dockerfile, ignore })
+    }
+
+    /// The tree of a context, as far as `include` selects it.
+    ///
+    /// # Errors
+    /// What the client says; trees that break their own rules.
+    pub async fn walk(&self, context: &str, include: &[String]) -> Result<WalkedContext, BuildError> {
+        let question = v1::WalkContext {
+            context: context.to_owned(),
+            include: include.to_vec(),
+        };
+        let mut answers = self.ask(Question::Walk(question)).await?;
+        let mut entries = Vec::new();
+        let mut walked = WalkedContext::default();
+        while let Some(answer) = answers.next().await? {
+            let Answer::Tree(part) = answer else {
+                return Err(unexpected("WalkContext"));
+            };
+            entries.extend(part.tree.unwrap_or_default().entries);
+            walked.excluded.extend(part.excluded.into_iter().map(|excluded| {
+                (
+                    String::from_utf8_lossy(&excluded.path).into_owned(),
+                    excluded.pattern,
+                    excluded.line,
+                )
+            }));
+        }
+        walked.tree = proto::tree::Tree::try_from(v1::Tree { entries })
+            .map_err(|error| BuildError::bug(format!("the client sent a broken context tree: {error}")))?;
+        Ok(walked)
+    }
+
+    /// The directory of a context, if it may be read in place.
+    #[must_use]
+    pub fn in_place(&self, context: &str) -> Option<Arc<OwnedFd>> {
+        self.in_place.get(context).cloned()
+    }
+
+    /// Opens one file of a context over the session; bytes arrive in order until the answers end.
+    ///
+    /// # Errors
+    /// A client that has gone.
+    pub async fn read_file(&self, context: &str, path: &[u8]) -> Result<FileAnswers, BuildError> {
+        let question = v1::ReadFiles {
+            context: context.to_owned(),
+            paths: vec![path.to_vec()],
+        };
+        self.ask(Question::ReadFiles(question)).await.map(FileAnswers)
+    }
+
+    /// The value of a secret, or nothing if the client has none of that name.
+    ///
+    /// # Errors
+    /// What the client says.
+    pub async fn secret(&self, id: &str) -> Result<Option<Vec<u8>>, BuildError> {
+        if !self.hello.secret_ids.iter().any(|known| known == id) {
+            return Ok(None);
+        }
+        let mut answers = self
+            .ask(Question::GetSecret(v1::GetSecret { id: id.to_owned() }))
+            .await?;
+        match answers.next().await? {
+            Some(Answer::Secret(secret)) => Ok(Some(secret.value)),
+            _ => Err(unexpected("GetSecret")),
+        }
+    }
+
+    /// The client's login for a registry, or nothing.
+    ///
+    /// # Errors
+    /// What the client says, for example of a credential helper that fails.
+    pub async fn credentials(&self, registry: &str) -> Result<Option<v1::Credentials>, BuildError> {
+        let question = v1::GetCredentials {
+            registry: registry.to_owned(),
+        };
+        let mut answers = self.ask(Question::GetCredentials(question)).await?;
+        match answers.next().await? {
+            Some(Answer::Credentials(found)) => {
+                let empty = found.username.is_empty() && found.identity_token.is_empty();
+                Ok((!empty).then_some(found))
+            }
+            _ => Err(unexpected("GetCredentials")),
+        }
+    }
+
+    /// Sends a chunk of an output, not the last one; `first` throws away what was sent before. What goes wrong with it is reported with the last one.
+    ///
+    /// # Errors
+    /// A client that has gone.
+    pub async fn write_output(&self, output: u32, data: Vec<u8>, first: bool) -> Result<(), BuildError> {
+        let request_id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let chunk = v1::OutputChunk {
+            output,
+            data,
+            last: false,
+            first,
+        };
+        let message = v1::ServerMessage {
+            request_id,
+            body: Some(Question::Output(chunk)),
+        };
+        if self.gone.is_cancelled() || self.questions.send(message).await.is_err() {
+            return Err(client_gone());
+        }
+        Ok(())
+    }
+
+    /// Ends an output and returns when the client has made all of it durable.
+    ///
+    /// # Errors
+    /// What the client says, for example of a full disk.
+    pub async fn finish_output(&self, output: u32, data: Vec<u8>, first: bool) -> Result<(), BuildError> {
+        let mut answers = self
+            .ask(Question::Output(v1::OutputChunk {
+                output,
+                data,
+                last: true,
+                first,
+            }))
+            .await?;
+        match answers.next().await? {
+            Some(Answer::Written(_)) => Ok(()),
+            _ => Err(unexpected("OutputChunk")),
+        }
+    }
+}
+
+/// A Dockerfile is held in memory.
+const DOCKERFILE_LIMIT: usize = 16 << 20;
+
+/// The answers to one question, in order.
+struct Answers {
+    receiver: mpsc::Receiver<Result<Answer, BuildError>>,
+}
+
+impl Answers {
+    /// The next answer; nothing after the last one.
+    async fn next(&mut self) -> Result<Option<Answer>, BuildError> {
+        self.receiver.recv().await.transpose()
+    }
+}
+
+/// The bytes of one file.
+pub struct FileAnswers(Answers);
+
+impl std::fmt::Debug for FileAnswers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("FileAnswers")
+    }
+}
+
+impl FileAnswers {
+    /// The next bytes; nothing at the end of the file. For threads that may block.
+    ///
+    /// # Errors
+    /// What the client says; a client that left before the end of the file.
+    pub fn blocking_next(&mut self) -> Result<Option<Vec<u8>>, BuildError> {
+        match self.0.receiver.blocking_recv() {
+            Some(Ok(Answer::File(file))) if file.end_of_file && file.data.is_empty() => Ok(None),
+            Some(Ok(Answer::File(file))) => Ok(Some(file.data)),
+            Some(Ok(_)) => Err(unexpected("ReadFiles")),
+            Some(Err(error)) => Err(error),
+            None => Ok(None),
+        }
+    }
+}
+
+fn open_directories(hello: &v1::Hello) -> HashMap<String, Arc<OwnedFd>> {
+    use std::os::unix::ffi::OsStrExt;
+
+    use rustix::fs::{Mode, OFlags};
+    let mut directories = HashMap::new();
+    for (name, path) in &hello.local_paths {
+        let path = std::ffi::OsStr::from_bytes(path);
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+        // What cannot be opened here is read over the session, where the client reports why.
+        if let Ok(directory) = rustix::fs::open(path, flags, Mode::empty()) {
+            directories.insert(name.clone(), Arc::new(directory));
+        }
+    }
+    directories
+}
+
+fn refused(error: v1::SessionError) -> BuildError {
+    BuildError::new(Blame::User, error.message)
+}
+
+fn client_gone() -> BuildError {
+    BuildError::new(Blame::Canceled, "the client left before the build was done")
+}
+
+fn unexpected(question: &str) -> BuildError {
+    BuildError::bug(format!("the client's answer to {question} is of another kind"))
+}

@@ -1,0 +1,153 @@
+//! Before anything runs: all keys that can be known, one batch of record lookups, and what follows from the hits.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cache::records::RecordStore;
+use proto::canonical;
+use proto::definition::{InputMode, Op, VertexId};
+use proto::record::{CacheKey, CacheRecord, Preimage};
+
+use super::{Inputs, Output, Solve, cache_key};
+use crate::request::BuildError;
+use crate::stack::{Layer, Stack};
+
+/// What is known of a vertex before it runs.
+#[derive(Debug, Clone, Default)]
+pub struct Known {
+    /// Its key, if no stage has to be looked into for it.
+    pub key: Option<CacheKey>,
+    /// What the key was computed from; missing when the key came from an alias.
+    pub preimage: Option<Preimage>,
+}
+
+/// Result of the first look at the whole graph.
+#[derive(Debug, Default)]
+pub struct Looked {
+    /// By vertex.
+    pub known: Vec<Known>,
+    /// Outputs of the vertices that need not run.
+    pub hits: BTreeMap<VertexId, Output>,
+}
+
+/// Computes keys bottom-up and looks all of them up.
+///
+/// # Errors
+/// A store that cannot be read; sources that are missing from the context.
+pub async fn look(solve: &Solve) -> Result<Looked, BuildError> {
+    let mut known: Vec<Known> = Vec::with_capacity(solve.definition.vertices.len());
+    for index in 0..solve.definition.vertices.len() {
+        let next = know(solve, vertex_id(index), &known).await?;
+        known.push(next);
+    }
+    let keys: Vec<CacheKey> = known.iter().filter_map(|known| known.key).collect();
+    let found = solve.store.records().lookup(&keys);
+    let records: BTreeMap<CacheKey, CacheRecord> = keys
+        .into_iter()
+        .zip(found)
+        .filter_map(|(key, record)| Some((key, record?)))
+        .collect();
+    let mut hits = BTreeMap::new();
+    let mut forced = BTreeSet::new();
+    for (index, known) in known.iter().enumerate() {
+        let id = vertex_id(index);
+        let vertex = solve.definition.vertex(id);
+        // What reads a step that must run waits for it, even if its own result is known: the user wants to see it run.
+        let is_step = !matches!(vertex.op, Op::Image(_) | Op::Local(_));
+        let reads_forced = vertex.inputs().iter().any(|(input, _)| forced.contains(input));
+        if is_step && (reads_forced || solve.no_cache.applies_to(&vertex.stage)) {
+            forced.insert(id);
+            continue;
+        }
+        if let Some(output) = hit(solve, id, known, &records, &hits) {
+            hits.insert(id, output);
+        }
+    }
+    Ok(Looked { known, hits })
+}
+
+fn vertex_id(index: usize) -> VertexId {
+    VertexId(u32::try_from(index).expect("ids of a definition are 32 bits"))
+}
+
+/// The key of one vertex, given what is known of those before it.
+async fn know(solve: &Solve, id: VertexId, known: &[Known]) -> Result<Known, BuildError> {
+    let vertex = solve.definition.vertex(id);
+    let inputs = vertex.inputs();
+    if inputs.iter().any(|(input, _)| known[input.0 as usize].key.is_none()) {
+        return Ok(Known::default());
+    }
+    let key_of = |input: VertexId| {
+        known[input.0 as usize]
+            .key
+            .expect("checked above: all inputs have keys")
+    };
+    let from_stage = |(input, mode): &(VertexId, InputMode)| {
+        let source = matches!(solve.definition.vertex(*input).op, Op::Image(_) | Op::Local(_));
+        *mode == InputMode::Content && !source
+    };
+    if inputs.iter().any(from_stage) {
+        let key = solve
+            .store
+            .records()
+            .aliases(&[cache_key::alias(vertex, &key_of)])
+            .pop()
+            .flatten();
+        return Ok(Known { key, preimage: None });
+    }
+    let content = solve.work.content(id, &Inputs::default()).await?;
+    let preimage = cache_key::with_content(cache_key::fields(vertex, &key_of), content);
+    Ok(Known {
+        key: Some(canonical::key(&preimage)),
+        preimage: Some(preimage),
+    })
+}
+
+fn hit(
+    solve: &Solve,
+    id: VertexId,
+    known: &Known,
+    records: &BTreeMap<CacheKey, CacheRecord>,
+    hits: &BTreeMap<VertexId, Output>,
+) -> Option<Output> {
+    let key = known.key?;
+    let vertex = solve.definition.vertex(id);
+    let root = match &vertex.op {
+        Op::Image(_) | Op::Local(_) => {
+            return Some(Output {
+                stack: solve.work.source(id),
+                key,
+                created_ms: None,
+                ran: None,
+            });
+        }
+        Op::Exec(exec) => exec.root,
+        Op::File(file) => file.root,
+    };
+    let below = match root {
+        None => Stack::default(),
+        Some(root) => hits.get(&root)?.stack.clone(),
+    };
+    output_of(solve, &below, records.get(&key)?)
+}
+
+/// The output that `record` stands for on top of `below`, unless it was made on another stack or its bytes are gone.
+///
+/// The stack is compared because keys name the *vertex* below and not its bytes: a step that ran again may have made others.
+#[must_use]
+pub fn output_of(solve: &Solve, below: &Stack, record: &CacheRecord) -> Option<Output> {
+    let layer = Layer::built(
+        record.layer.diff_id,
+        record.layer.size_bytes,
+        record.layer.forms.clone(),
+    );
+    let stack = below.with(layer);
+    if stack.chain() != Some(record.chain) || !solve.work.is_present(&stack) {
+        return None;
+    }
+    Some(Output {
+        stack,
+        key: record.key,
+        created_ms: Some(record.created_ms),
+        ran: None,
+    })
+}

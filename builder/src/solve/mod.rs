@@ -1,0 +1,129 @@
+//! The solver: decides what must run, runs it in parallel, and says why.
+//!
+//! ```text
+//! lookup     keys bottom-up as far as they can be known, one batch of record lookups
+//! state      which vertices are wanted, which wait, which are done: pure
+//! scheduler  the one task that owns the state; starts work, never does it
+//! vertex     the life of one vertex that was not a hit at first: key, look again, run, record
+//! ```
+//!
+//! It does not know what an op does: that is behind [`Work`].
+
+pub mod cache_key;
+pub mod explain;
+pub mod flight;
+pub mod lookup;
+pub mod scheduler;
+pub mod state;
+pub mod vertex;
+
+use std::sync::Arc;
+
+use cache::store::Store;
+use futures_util::future::BoxFuture;
+use proto::definition::{Definition, VertexId};
+use proto::record::{CacheKey, Field};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::event::{EventLog, StepNumber};
+use crate::host::Clock;
+use crate::request::{BuildError, NoCache};
+use crate::solve::flight::Flights;
+use crate::stack::{Layer, Stack};
+
+pub use scheduler::run;
+
+/// What ops do, seen from the solver.
+pub trait Work: Send + Sync {
+    /// The layers of a vertex that has no work: an image. Nothing for a context.
+    fn source(&self, id: VertexId) -> Stack;
+
+    /// What the selected files of the content inputs add to the key of `id`, given the outputs of all inputs. Contexts and
+    /// images answer without their outputs.
+    fn content<'a>(&'a self, id: VertexId, inputs: &'a Inputs) -> BoxFuture<'a, Result<Vec<Field>, BuildError>>;
+
+    /// Does the work of `id` and returns the layer it adds to its root.
+    fn run<'a>(
+        &'a self,
+        id: VertexId,
+        inputs: &'a Inputs,
+        step: StepNumber,
+    ) -> BoxFuture<'a, Result<Layer, BuildError>>;
+
+    /// Whether the bytes of a recorded layer are still there, in any form.
+    fn is_present(&self, stack: &Stack) -> bool;
+}
+
+/// What a vertex produced.
+#[derive(Debug, Clone)]
+pub struct Output {
+    /// All layers of its root filesystem.
+    pub stack: Stack,
+    /// Its key.
+    pub key: CacheKey,
+    /// When its own layer was made, in milliseconds since 1970; nothing for images.
+    pub created_ms: Option<u64>,
+    /// Name of the step if it ran in this build.
+    pub ran: Option<String>,
+}
+
+/// Outputs of the inputs of a vertex.
+#[derive(Debug, Clone, Default)]
+pub struct Inputs {
+    outputs: std::collections::BTreeMap<VertexId, Output>,
+}
+
+impl Inputs {
+    /// Adds an output.
+    pub fn insert(&mut self, id: VertexId, output: Output) {
+        self.outputs.insert(id, output);
+    }
+
+    /// The output of `id`, if it is known.
+    #[must_use]
+    pub fn get(&self, id: VertexId) -> Option<&Output> {
+        self.outputs.get(&id)
+    }
+
+    /// The layers of `id`; an empty stack for a root that does not exist.
+    #[must_use]
+    pub fn stack(&self, id: Option<VertexId>) -> Stack {
+        id.and_then(|id| self.get(id))
+            .map(|output| output.stack.clone())
+            .unwrap_or_default()
+    }
+}
+
+/// Everything one solve needs.
+#[derive(Clone)]
+pub struct Solve {
+    /// The graph.
+    pub definition: Arc<Definition>,
+    /// What its ops do.
+    pub work: Arc<dyn Work>,
+    /// Records.
+    pub store: Arc<Store>,
+    /// Keeps what this build found or made.
+    pub lease: Arc<cache::lease::Lease>,
+    /// Work of all builds.
+    pub flights: Flights,
+    /// One permit a step that runs.
+    pub slots: Arc<Semaphore>,
+    /// Where to report.
+    pub events: Arc<EventLog>,
+    /// Ends the build.
+    pub cancel: CancellationToken,
+    /// Times of records.
+    pub clock: Clock,
+    /// Which steps may not come from the cache.
+    pub no_cache: NoCache,
+    /// Tells the steps of one Dockerfile from those of another when a miss is explained; not part of any key.
+    pub project: String,
+}
+
+impl std::fmt::Debug for Solve {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Solve({} vertices)", self.definition.vertices.len())
+    }
+}
