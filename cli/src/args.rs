@@ -1,0 +1,370 @@
+//! Flags exactly as typed; doc comments are the help text.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Builds container images from Dockerfiles.
+#[derive(Debug, Parser)]
+#[command(name = "rbuild", version, max_term_width = 100, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Which store, and who serves it.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Server")]
+pub(crate) struct ServerArgs {
+    /// Directory of the store [env: RBUILD_ROOT] [default: /var/lib/rbuild for root, else $XDG_DATA_HOME/rbuild]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) root: Option<PathBuf>,
+    /// Address of a running build server, unix://PATH [env: RBUILD_BUILDER] [default: started when needed]
+    #[arg(long, global = true, value_name = "ADDRESS", conflicts_with = "in_process")]
+    pub(crate) builder: Option<String>,
+    /// Run the build server inside this command: nothing outlives it
+    #[arg(long, global = true)]
+    pub(crate) in_process: bool,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Build an image from a Dockerfile
+    Build(Box<BuildArgs>),
+    /// Serve builds on a unix socket
+    Serve(ServeArgs),
+    /// List the images of the store
+    Images(ImagesArgs),
+    /// Push an image of the store to its registry
+    Push(PushArgs),
+    /// Pull an image from its registry into the store
+    Pull(PullArgs),
+    /// Give an image of the store a further name
+    Tag(TagArgs),
+    /// Remove names of images; what no name and no recent build needs is freed later
+    Rmi(RmiArgs),
+    /// Show the config and the layers of images as JSON
+    Inspect(ReferencesArgs),
+    /// Show how an image came about
+    History(ReferenceArgs),
+    /// Remember the login for a registry
+    Login(LoginArgs),
+    /// Forget the login for a registry
+    Logout(LogoutArgs),
+    /// Show what the store holds
+    Du(FormatArgs),
+    /// Free space in the store
+    Prune(PruneArgs),
+    /// Show the versions of client and server
+    Version(FormatArgs),
+    /// Show what this machine can do for builds, and what would help
+    Doctor(FormatArgs),
+}
+
+/// How progress is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum ProgressArg {
+    /// `tty` on a terminal, else `plain`
+    Auto,
+    /// Lines that are never rewritten
+    Plain,
+    /// A live view
+    Tty,
+    /// Nothing but problems; the digest on stdout
+    #[value(alias = "none")]
+    Quiet,
+    /// One event of our protocol per line
+    Json,
+    /// One update per line in the form that BuildKit's tools read
+    Rawjson,
+}
+
+/// The `build` command.
+#[derive(Debug, Args)]
+pub(crate) struct BuildArgs {
+    /// Directory of the build context; `-` reads a tar archive or a Dockerfile from stdin
+    pub(crate) context: String,
+    /// Dockerfile; `-` reads it from stdin [default: CONTEXT/Dockerfile]
+    #[arg(short, long, value_name = "PATH")]
+    pub(crate) file: Option<PathBuf>,
+    /// Name of the image; may be given several times
+    #[arg(short, long = "tag", value_name = "NAME[:TAG]")]
+    pub(crate) tags: Vec<String>,
+    #[command(flatten)]
+    pub(crate) what: WhatArgs,
+    #[command(flatten)]
+    pub(crate) cache: CacheArgs,
+    #[command(flatten)]
+    pub(crate) steps: StepArgs,
+    #[command(flatten)]
+    pub(crate) result: ResultArgs,
+    #[command(flatten)]
+    pub(crate) show: ShowArgs,
+}
+
+/// What is built.
+#[derive(Debug, Args)]
+pub(crate) struct WhatArgs {
+    /// Stage to build [default: the last one]
+    #[arg(long, value_name = "STAGE", default_value = "", hide_default_value = true)]
+    pub(crate) target: String,
+    /// Build argument; without a value it is taken from the environment
+    #[arg(long = "build-arg", value_name = "KEY[=VALUE]")]
+    pub(crate) build_args: Vec<String>,
+    /// Label of the image
+    #[arg(long = "label", value_name = "KEY=VALUE")]
+    pub(crate) labels: Vec<String>,
+    /// Platform to build for, os/arch[/variant]; comma-separated or several times [default: the server's own]
+    #[arg(long, value_name = "PLATFORM", value_delimiter = ',')]
+    pub(crate) platform: Vec<String>,
+    /// Further context: NAME=DIR, NAME=docker-image://REF or NAME=oci-layout://PATH[:TAG][@DIGEST]
+    #[arg(long = "build-context", value_name = "NAME=VALUE")]
+    pub(crate) build_contexts: Vec<String>,
+}
+
+/// What may be reused.
+#[derive(Debug, Args)]
+pub(crate) struct CacheArgs {
+    /// Run every step
+    #[arg(long)]
+    pub(crate) no_cache: bool,
+    /// Run every step of these stages; comma-separated or several times
+    #[arg(long, value_name = "STAGE", value_delimiter = ',')]
+    pub(crate) no_cache_filter: Vec<String>,
+    /// Ask registries for the current digest of base images
+    #[arg(long)]
+    pub(crate) pull: bool,
+}
+
+/// What RUN steps get.
+#[derive(Debug, Args)]
+pub(crate) struct StepArgs {
+    /// Secret for RUN --mount=type=secret: id=ID[,src=PATH|,env=VAR]
+    #[arg(long = "secret", value_name = "SPEC")]
+    pub(crate) secrets: Vec<String>,
+    /// Network of RUN steps: default, none or host
+    #[arg(long, value_name = "MODE", default_value = "default")]
+    pub(crate) network: String,
+    /// Grant what a Dockerfile asks for: network.host
+    #[arg(long = "allow", value_name = "ENTITLEMENT", value_delimiter = ',')]
+    pub(crate) allow: Vec<String>,
+    /// Line in /etc/hosts of RUN steps, NAME:ADDRESS
+    #[arg(long = "add-host", value_name = "NAME:ADDRESS")]
+    pub(crate) add_hosts: Vec<String>,
+    /// Size of /dev/shm in RUN steps, as in 128m
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) shm_size: Option<String>,
+}
+
+/// Where the result goes.
+#[derive(Debug, Args)]
+pub(crate) struct ResultArgs {
+    /// Result: type=image|oci|local|tar|registry|cacheonly[,dest=PATH][,KEY=VALUE…]; a path means local, `-` tar on stdout
+    #[arg(short, long = "output", value_name = "SPEC")]
+    pub(crate) outputs: Vec<String>,
+    /// Push to the registries of the names
+    #[arg(long)]
+    pub(crate) push: bool,
+    /// Keep in the store, same as --output type=image
+    #[arg(long)]
+    pub(crate) load: bool,
+    /// Write the image ID to a file
+    #[arg(long, value_name = "PATH")]
+    pub(crate) iidfile: Option<PathBuf>,
+    /// Write digests and names as JSON to a file
+    #[arg(long, value_name = "PATH")]
+    pub(crate) metadata_file: Option<PathBuf>,
+    /// Registry that speaks HTTP, or whose certificate nobody signed
+    #[arg(long = "insecure-registry", value_name = "HOST[:PORT]")]
+    pub(crate) insecure_registries: Vec<String>,
+}
+
+/// What is shown meanwhile.
+#[derive(Debug, Default, Args)]
+pub(crate) struct ShowArgs {
+    /// How progress is shown [env: RBUILD_PROGRESS, BUILDKIT_PROGRESS] [default: auto]
+    #[arg(long, value_enum, value_name = "KIND", hide_possible_values = false)]
+    pub(crate) progress: Option<ProgressArg>,
+    /// Show problems only, print the digest; same as --progress quiet
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}
+
+/// The `serve` command.
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// End after this long without builds, as in 15m [default: never]
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) idle: Option<String>,
+    /// Leave the session of the terminal: how clients start a server
+    #[arg(long, hide = true)]
+    pub(crate) own_session: bool,
+}
+
+/// The `images` command.
+#[derive(Debug, Args)]
+pub(crate) struct ImagesArgs {
+    /// Print image IDs only
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    #[command(flatten)]
+    pub(crate) format: FormatArgs,
+}
+
+/// Text or JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Format {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+}
+
+/// How answers are printed.
+#[derive(Debug, Args)]
+pub(crate) struct FormatArgs {
+    /// How the answer is printed
+    #[arg(long, value_enum, value_name = "FORMAT", default_value = "text")]
+    pub(crate) format: Format,
+}
+
+/// The `push` command.
+#[derive(Debug, Args)]
+pub(crate) struct PushArgs {
+    /// Name of the image
+    pub(crate) reference: String,
+    /// Compression of layers: gzip, zstd or uncompressed
+    #[arg(long, value_name = "KIND")]
+    pub(crate) compression: Option<String>,
+    /// Registry that speaks HTTP, or whose certificate nobody signed
+    #[arg(long = "insecure-registry", value_name = "HOST[:PORT]")]
+    pub(crate) insecure_registries: Vec<String>,
+    #[command(flatten)]
+    pub(crate) show: ShowArgs,
+}
+
+/// The `pull` command.
+#[derive(Debug, Args)]
+pub(crate) struct PullArgs {
+    /// Name of the image
+    pub(crate) reference: String,
+    /// Platform to pull, os/arch[/variant] [default: the server's own]
+    #[arg(long, value_name = "PLATFORM")]
+    pub(crate) platform: Option<String>,
+    /// Registry that speaks HTTP, or whose certificate nobody signed
+    #[arg(long = "insecure-registry", value_name = "HOST[:PORT]")]
+    pub(crate) insecure_registries: Vec<String>,
+    #[command(flatten)]
+    pub(crate) show: ShowArgs,
+}
+
+/// The `tag` command.
+#[derive(Debug, Args)]
+pub(crate) struct TagArgs {
+    /// Name or ID of an image
+    pub(crate) source: String,
+    /// The further name
+    pub(crate) target: String,
+}
+
+/// The `rmi` command.
+#[derive(Debug, Args)]
+pub(crate) struct RmiArgs {
+    /// Names of images
+    #[arg(required = true)]
+    pub(crate) references: Vec<String>,
+}
+
+/// One image.
+#[derive(Debug, Args)]
+pub(crate) struct ReferenceArgs {
+    /// Name or ID of an image
+    pub(crate) reference: String,
+    #[command(flatten)]
+    pub(crate) format: FormatArgs,
+}
+
+/// Some images.
+#[derive(Debug, Args)]
+pub(crate) struct ReferencesArgs {
+    /// Names or IDs of images
+    #[arg(required = true)]
+    pub(crate) references: Vec<String>,
+}
+
+/// The `login` command.
+#[derive(Debug, Args)]
+pub(crate) struct LoginArgs {
+    /// Registry, as in registry.example:5000 [default: docker.io]
+    pub(crate) registry: Option<String>,
+    /// User name
+    #[arg(short, long, value_name = "NAME")]
+    pub(crate) username: String,
+    /// Read the password from stdin
+    #[arg(long, required = true)]
+    pub(crate) password_stdin: bool,
+}
+
+/// The `logout` command.
+#[derive(Debug, Args)]
+pub(crate) struct LogoutArgs {
+    /// Registry [default: docker.io]
+    pub(crate) registry: Option<String>,
+}
+
+/// The `prune` command.
+#[derive(Debug, Args)]
+pub(crate) struct PruneArgs {
+    /// Also drop what recent builds used; named images stay
+    #[arg(short, long)]
+    pub(crate) all: bool,
+    /// Stop once the store is this small, as in 10g
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) keep_storage: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_flags_do_not_contradict_each_other() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_has_a_help_text() {
+        for command in Cli::command().get_subcommands() {
+            for argument in command.get_arguments() {
+                assert!(
+                    argument.get_help().is_some(),
+                    "{}: {}",
+                    command.get_name(),
+                    argument.get_id()
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn platforms_may_be_given_with_commas_or_one_by_one() {
+        let cli = Cli::try_parse_from([
+            "rbuild",
+            "build",
+            "--platform",
+            "linux/amd64,linux/arm64",
+            "--platform",
+            "linux/386",
+            ".",
+        ]);
+        let Command::Build(build) = cli.unwrap().command else {
+            panic!("not a build")
+        };
+        assert_eq!(build.what.platform, ["linux/amd64", "linux/arm64", "linux/386"]);
+    }
+}

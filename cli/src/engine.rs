@@ -1,0 +1,214 @@
+//! The seam to the library: every call of the command line into `builder` and `cache` that is not gRPC.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use builder::context::{self, WalkRequest};
+use builder::server;
+use cache::registry::{Credentials, credentials};
+use frontend::patterns::IgnoreFile;
+use proto::digest::ContentDigest;
+use proto::v1;
+use tokio::net::UnixListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+use crate::dockerfile::NamedText;
+use crate::exit::{Blame, Problem};
+
+/// How a server is run.
+#[derive(Debug, Clone)]
+pub(crate) struct ServeOptions {
+    /// Directory of the store.
+    pub(crate) root: PathBuf,
+    /// Ends after this long without builds.
+    pub(crate) idle_timeout: Option<Duration>,
+}
+
+/// A login as the session hands it out.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub(crate) struct Login {
+    /// Empty: none, go on anonymously.
+    pub(crate) username: String,
+    /// Password or token.
+    pub(crate) password: String,
+    /// An OAuth2 refresh token instead of a password.
+    pub(crate) identity_token: String,
+}
+
+impl std::fmt::Debug for Login {
+    /// The name only.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Login")
+            .field("username", &self.username)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The first thing `main` does: if this process is the init of a sandbox, runs it and never returns.
+pub(crate) fn become_sandbox_init() {
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|argument| argument == builder::executor::INIT_ARGUMENT)
+    {
+        builder::executor::init_main();
+    }
+}
+
+/// Steps that run at the same time.
+fn slots() -> usize {
+    std::thread::available_parallelism()
+        .map_or(4, std::num::NonZero::get)
+        .max(2)
+        * 2
+}
+
+fn options(options: ServeOptions, wait_for_store: bool) -> server::ServeOptions {
+    server::ServeOptions {
+        root: options.root,
+        idle_timeout: options.idle_timeout,
+        slots: slots(),
+        wait_for_store,
+        sandbox_program: PathBuf::from("/proc/self/exe"),
+    }
+}
+
+fn failed(error: &server::ServeError) -> Problem {
+    let mut problem = Problem::environment(error.to_string());
+    let mut cause = std::error::Error::source(error);
+    while let Some(source) = cause {
+        problem = problem.note(source.to_string());
+        cause = source.source();
+    }
+    problem
+}
+
+/// Serves on `listener` until `shutdown`, or until nothing was asked for `idle_timeout`.
+///
+/// # Errors
+/// The store can not be used.
+pub(crate) async fn serve(
+    serve: ServeOptions,
+    listener: UnixListener,
+    shutdown: CancellationToken,
+) -> Result<(), Problem> {
+    server::serve(options(serve, false), listener, shutdown)
+        .await
+        .map_err(|error| failed(&error))
+}
+
+/// Runs the server inside this process until `shutdown`; the handle ends when nothing of it is left.
+///
+/// # Errors
+/// The store can not be used.
+pub(crate) async fn in_process(
+    serve: ServeOptions,
+    shutdown: CancellationToken,
+) -> Result<(Channel, JoinHandle<Result<(), Problem>>), Problem> {
+    let started = server::in_process(options(serve, true), shutdown)
+        .await
+        .map_err(|error| failed(&error))?;
+    let ended = tokio::spawn(async move {
+        match started.ended.await {
+            Ok(result) => result.map_err(|error| failed(&error)),
+            Err(error) => Err(Problem::new(
+                Blame::Bug,
+                format!("the server inside this process ended: {error}"),
+            )),
+        }
+    });
+    Ok((started.channel, ended))
+}
+
+/// What `include` selects of the context at `root`, after the ignore file. Blocks. Digests of files that did not change come from
+/// a file in `cache_dir`.
+///
+/// # Errors
+/// Words for the user: what could not be read.
+pub(crate) fn walk(
+    root: &Path,
+    ignore: Option<&NamedText>,
+    include: &[String],
+    cache_dir: Option<&Path>,
+) -> Result<v1::ContextTree, String> {
+    let patterns = match ignore {
+        Some(file) => {
+            let text = String::from_utf8_lossy(&file.bytes);
+            Some(IgnoreFile::parse(&text).map_err(|error| format!("`{}`: {error}", file.name))?)
+        }
+        None => None,
+    };
+    // One cache a context: what a walk does not see is forgotten.
+    let name = ContentDigest::of(root.as_os_str().as_encoded_bytes()).hex();
+    let caches = cache_dir.map(|dir| dir.join("contexts"));
+    // Where no cache can be kept, every file is read: slower, and just as right.
+    let caches = caches.filter(|caches| std::fs::create_dir_all(caches).is_ok());
+    let stat_cache = caches.map(|caches| caches.join(&name[..16]));
+    let request = WalkRequest {
+        include,
+        ignore: patterns.as_ref(),
+    };
+    let walked = context::walk(root, &request, stat_cache.as_deref()).map_err(|error| with_causes(&error))?;
+    let excluded = walked.excluded.into_iter().map(|excluded| v1::context_tree::Excluded {
+        path: excluded.path.as_bytes().to_vec(),
+        pattern: excluded.pattern,
+        line: excluded.line,
+    });
+    Ok(v1::ContextTree {
+        tree: Some((&walked.tree).into()),
+        excluded: excluded.collect(),
+        walk_ms: 0,
+    })
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {}", with_causes(source)),
+        None => error.to_string(),
+    }
+}
+
+/// The login of this user for `registry`, from `config.json` in `config_dir` or its credential helpers. Blocks.
+///
+/// # Errors
+/// Words for the user: a broken file, a helper that failed.
+pub(crate) fn lookup_login(config_dir: &Path, registry: &str) -> Result<Login, String> {
+    let found = credentials::lookup(config_dir, registry).map_err(|error| error.to_string())?;
+    Ok(match found {
+        None => Login::default(),
+        Some(Credentials::Password { username, password }) => Login {
+            username,
+            password,
+            ..Login::default()
+        },
+        Some(Credentials::IdentityToken(identity_token)) => Login {
+            identity_token,
+            ..Login::default()
+        },
+    })
+}
+
+/// Remembers a login. Blocks.
+///
+/// # Errors
+/// The file or the credential helper can not be written.
+pub(crate) fn store_login(config_dir: &Path, registry: &str, login: &Login) -> Result<(), Problem> {
+    let credentials = if login.identity_token.is_empty() {
+        Credentials::Password {
+            username: login.username.clone(),
+            password: login.password.clone(),
+        }
+    } else {
+        Credentials::IdentityToken(login.identity_token.clone())
+    };
+    credentials::store(config_dir, registry, &credentials).map_err(|error| Problem::environment(error.to_string()))
+}
+
+/// Forgets a login; true if there was one. Blocks.
+///
+/// # Errors
+/// The file or the credential helper can not be written.
+pub(crate) fn erase_login(config_dir: &Path, registry: &str) -> Result<bool, Problem> {
+    credentials::erase(config_dir, registry).map_err(|error| Problem::environment(error.to_string()))
+}

@@ -1,0 +1,435 @@
+//! The flags of `rbuild build` to one request, and what the session of it lends. All that can fail without a server fails here.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::Read;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use proto::platform::Platform;
+use proto::v1;
+use proto::v1::named_context::{Kind, Local, OciLayout};
+
+use crate::args::{BuildArgs, ResultArgs, StepArgs, WhatArgs};
+use crate::config::{Config, Environment};
+use crate::dockerfile::{self, Description, NamedText};
+use crate::exit::Problem;
+use crate::output::{self, Destination, Output};
+use crate::secret::Secrets;
+use crate::session::{Context, Session, extract};
+use crate::values;
+
+/// A build, ready to be sent.
+#[derive(Debug)]
+pub(crate) struct Build {
+    /// The request, without its id.
+    pub(crate) request: v1::SubmitRequest,
+    /// What the client lends.
+    pub(crate) session: Session,
+    /// Where outputs go, by index.
+    pub(crate) destinations: Vec<Destination>,
+    /// Whether a manifest leaves the store: then its digest is the result, else the image ID.
+    pub(crate) exports_manifest: bool,
+    /// Holds a context that came over stdin.
+    _stdin_context: Option<tempfile::TempDir>,
+}
+
+/// Checks and resolves all flags; reads Dockerfile, ignore files and secrets.
+///
+/// # Errors
+/// Anything wrong with the flags or with what they name.
+pub(crate) fn resolve(args: &BuildArgs, config: &Config, stdin: impl Read) -> Result<Build, Problem> {
+    let environment = &config.environment;
+    let tags = args
+        .tags
+        .iter()
+        .map(|tag| output::reference(tag))
+        .collect::<Result<Vec<_>, _>>()?;
+    let outputs = outputs(&args.result, &tags)?;
+    let secrets = Secrets::read(&args.steps.secrets, environment)?;
+    let build_args = build_args(&args.what.build_args, environment)?;
+    let (named, named_contexts) = named_contexts(&args.what.build_contexts)?;
+    let main = main_context(args, stdin)?;
+    let mut contexts = named_contexts;
+    let context = Context::directory(main.root, main.description.ignore.clone());
+    contexts.insert("context".to_owned(), context);
+    let request = v1::SubmitRequest {
+        build_id: String::new(),
+        target: args.what.target.clone(),
+        source_date_epoch: source_date_epoch(&build_args, environment)?,
+        build_args,
+        labels: labels(&args.what)?,
+        platforms: platforms(&args.what.platform, environment)?,
+        no_cache: args.cache.no_cache,
+        no_cache_filter: args.cache.no_cache_filter.clone(),
+        pull: args.cache.pull,
+        network: network(&args.steps)?,
+        entitlements: entitlements(&args.steps)?,
+        add_hosts: args
+            .steps
+            .add_hosts
+            .iter()
+            .map(|host| add_host(host))
+            .collect::<Result<_, _>>()?,
+        shm_size_bytes: shm_size(args.steps.shm_size.as_deref())?,
+        tags,
+        outputs: outputs.iter().map(v1::Output::from).collect(),
+        contexts: named,
+        dockerfile_name: main.description.dockerfile.name.clone(),
+        insecure_registries: args.result.insecure_registries.clone(),
+    };
+    Ok(Build {
+        request,
+        session: Session {
+            build_id: String::new(),
+            description: Some(main.description),
+            contexts,
+            secrets,
+            docker_config: config.docker_config.clone(),
+            cache_dir: config.cache_dir.clone(),
+            share_paths: false,
+        },
+        exports_manifest: outputs
+            .iter()
+            .any(|o| o.pushes() || matches!(o.kind, v1::output::Kind::Oci(_))),
+        destinations: outputs.into_iter().map(|output| output.destination).collect(),
+        _stdin_context: main.temporary,
+    })
+}
+
+/// The main context and what the build is described by.
+struct MainContext {
+    root: PathBuf,
+    description: Description,
+    temporary: Option<tempfile::TempDir>,
+}
+
+fn main_context(args: &BuildArgs, stdin: impl Read) -> Result<MainContext, Problem> {
+    let file_is_stdin = args.file.as_deref() == Some(Path::new("-"));
+    if args.context == "-" {
+        if file_is_stdin {
+            return Err(Problem::usage("stdin can not be both the context and the Dockerfile"));
+        }
+        return stdin_context(args.file.as_deref(), stdin);
+    }
+    let root = directory(&args.context)?;
+    let description = if file_is_stdin {
+        Description {
+            dockerfile: dockerfile::from_stream(stdin)?,
+            ignore: dockerfile::context_ignore(&root)?,
+        }
+    } else {
+        // Messages name the path as it was typed; the session needs the resolved one.
+        dockerfile::read(Path::new(&args.context), args.file.as_deref())?
+    };
+    Ok(MainContext {
+        root,
+        description,
+        temporary: None,
+    })
+}
+
+/// Stdin as the context: a tar archive, or a Dockerfile alone.
+fn stdin_context(file: Option<&Path>, mut stdin: impl Read) -> Result<MainContext, Problem> {
+    let failed = |error: std::io::Error| Problem::environment(format!("the context from stdin: {error}"));
+    let temporary = tempfile::Builder::new()
+        .prefix("rbuild-context-")
+        .tempdir()
+        .map_err(failed)?;
+    let mut start = Vec::new();
+    (&mut stdin).take(512).read_to_end(&mut start).map_err(failed)?;
+    let root = temporary.path().to_owned();
+    let packed: [&[u8]; 4] = [b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"];
+    if packed.iter().any(|magic| start.starts_with(magic)) {
+        return Err(
+            Problem::usage("the context from stdin is compressed, which this version can not read")
+                .help("decompress it first, as in `gunzip -c context.tar.gz | rbuild build -`"),
+        );
+    }
+    let whole = start.as_slice().chain(stdin);
+    let description = if start.get(257..262) == Some(b"ustar") {
+        let unpacked = extract::extract(whole, &root);
+        unpacked.map_err(|error| Problem::usage(format!("the context from stdin: {error}")))?;
+        // As for all contexts that are not a directory of the user: the Dockerfile is inside.
+        dockerfile::read(&root, file.map(|file| root.join(file)).as_deref())?
+    } else {
+        if let Some(file) = file {
+            return Err(Problem::usage(format!(
+                "stdin is a Dockerfile, not an archive: `-f {}` has no context to be in",
+                file.display()
+            )));
+        }
+        Description {
+            dockerfile: dockerfile::from_stream(whole)?,
+            ignore: None,
+        }
+    };
+    Ok(MainContext {
+        root,
+        description,
+        temporary: Some(temporary),
+    })
+}
+
+/// The resolved path of a directory that is a context.
+fn directory(text: &str) -> Result<PathBuf, Problem> {
+    let path = Path::new(text);
+    let remote = ["http://", "https://", "git://", "ssh://", "git@", "github.com/"];
+    if remote.iter().any(|prefix| text.starts_with(prefix)) && !path.exists() {
+        return Err(Problem::usage(format!(
+            "`{}` is a remote context, which this version can not read",
+            redacted(text)
+        ))
+        .help("clone or download it, and build the directory"));
+    }
+    let failed = |error: &dyn std::fmt::Display| Problem::usage(format!("the build context `{text}`: {error}"));
+    let resolved = path.canonicalize().map_err(|error| failed(&error))?;
+    if !resolved.is_dir() {
+        return Err(failed(&"this is not a directory"));
+    }
+    // Also checks that it can be read, before a server is asked for anything.
+    std::fs::read_dir(&resolved).map_err(|error| failed(&error))?;
+    Ok(resolved)
+}
+
+/// An address without user and password.
+fn redacted(address: &str) -> String {
+    match address.split_once("://") {
+        Some((scheme, rest)) => {
+            let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+            let host = host.rsplit('@').next().unwrap_or(host);
+            format!("{scheme}://{host}{path}")
+        }
+        None => address.to_owned(),
+    }
+}
+
+fn outputs(args: &ResultArgs, tags: &[String]) -> Result<Vec<Output>, Problem> {
+    let mut outputs = Vec::new();
+    for text in &args.outputs {
+        outputs.extend(output::parse(text)?);
+    }
+    let image_at = |outputs: &[Output]| {
+        outputs
+            .iter()
+            .position(|o| matches!(o.kind, v1::output::Kind::Image(_)))
+    };
+    if args.push || args.load || args.outputs.is_empty() {
+        match image_at(&outputs) {
+            Some(at) if args.push => set_push(&mut outputs[at]),
+            Some(_) => {}
+            None => outputs.push(Output::image(args.push)),
+        }
+    }
+    if outputs.iter().any(|o| o.pushes() && o.names().is_empty()) && tags.is_empty() {
+        return Err(Problem::usage("tag is needed when pushing to registry").help("name the image with `-t`"));
+    }
+    let on_stdout = outputs.iter().filter(|o| o.destination == Destination::Stdout).count();
+    if on_stdout > 1 {
+        return Err(Problem::usage("only one output can go to stdout"));
+    }
+    if args.iidfile.is_some() && !outputs.iter().any(Output::is_image) {
+        return Err(Problem::usage("--iidfile: the result is not an image, so it has no ID"));
+    }
+    Ok(outputs)
+}
+
+fn set_push(output: &mut Output) {
+    if let v1::output::Kind::Image(image) = &mut output.kind {
+        image.push = true;
+    }
+}
+
+fn build_args(flags: &[String], environment: &Environment) -> Result<HashMap<String, String>, Problem> {
+    let mut build_args = HashMap::new();
+    for flag in flags {
+        let (key, value) = match flag.split_once('=') {
+            Some((key, value)) => (key, value.to_owned()),
+            // Without a value the environment has it, or the Dockerfile's default stays.
+            None => match environment.var(flag)? {
+                Some(value) => (flag.as_str(), value.to_owned()),
+                None => continue,
+            },
+        };
+        if key.is_empty() {
+            return Err(Problem::usage(format!("--build-arg: `{flag}` has no name")));
+        }
+        build_args.insert(key.to_owned(), value);
+    }
+    Ok(build_args)
+}
+
+fn source_date_epoch(build_args: &HashMap<String, String>, environment: &Environment) -> Result<Option<i64>, Problem> {
+    const NAME: &str = "SOURCE_DATE_EPOCH";
+    let text = match build_args.get(NAME) {
+        Some(text) => Some(text.as_str()),
+        None => environment.var(NAME)?,
+    };
+    let Some(text) = text.filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    let seconds = text.parse();
+    seconds
+        .map(Some)
+        .map_err(|_| Problem::usage(format!("{NAME}: `{text}` is not a number of seconds")))
+}
+
+fn labels(args: &WhatArgs) -> Result<HashMap<String, String>, Problem> {
+    let pairs = args.labels.iter().map(|label| match label.split_once('=') {
+        // A label without a value is empty, as in other builders.
+        None if !label.is_empty() => Ok((label.clone(), String::new())),
+        _ => values::key_value("--label", label).map(|(k, v)| (k.to_owned(), v.to_owned())),
+    });
+    pairs.collect()
+}
+
+fn platforms(flags: &[String], environment: &Environment) -> Result<Vec<String>, Problem> {
+    let default: Vec<String> = match environment.var("DOCKER_DEFAULT_PLATFORM")? {
+        Some(platform) if flags.is_empty() => vec![platform.to_owned()],
+        _ => flags.to_vec(),
+    };
+    let mut platforms = Vec::new();
+    for text in &default {
+        let platform = match text.as_str() {
+            "local" => String::new(),
+            text => text
+                .parse::<Platform>()
+                .map_err(|error| Problem::usage(error.to_string()))?
+                .to_string(),
+        };
+        if !platforms.contains(&platform) {
+            platforms.push(platform);
+        }
+    }
+    Ok(platforms)
+}
+
+fn network(args: &StepArgs) -> Result<String, Problem> {
+    match args.network.as_str() {
+        network @ ("default" | "none" | "host") => Ok(network.to_owned()),
+        other => {
+            Err(Problem::usage(format!("--network: there is no mode `{other}`")).help("use default, none or host"))
+        }
+    }
+}
+
+fn entitlements(args: &StepArgs) -> Result<Vec<String>, Problem> {
+    let mut granted = Vec::new();
+    for entitlement in &args.allow {
+        match entitlement.as_str() {
+            "network.host" => granted.push(entitlement.clone()),
+            "security.insecure" => {
+                return Err(Problem::usage(
+                    "--allow: `security.insecure` is not supported: steps never run privileged",
+                ));
+            }
+            other => {
+                return Err(
+                    Problem::usage(format!("--allow: there is no entitlement `{other}`")).help("use network.host")
+                );
+            }
+        }
+    }
+    // The flag itself is the consent, as in other builders.
+    if args.network == "host" {
+        granted.push("network.host".to_owned());
+    }
+    granted.sort();
+    granted.dedup();
+    Ok(granted)
+}
+
+/// `name:address` from `name:address` or `name=address`; brackets around IPv6 are dropped.
+fn add_host(text: &str) -> Result<String, Problem> {
+    let split = text.split_once('=').or_else(|| text.split_once(':'));
+    let (name, address) = split
+        .filter(|(name, _)| !name.is_empty())
+        .ok_or_else(|| Problem::usage(format!("--add-host: `{text}` is not of the form NAME:ADDRESS")))?;
+    if name.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        return Err(Problem::usage(format!(
+            "--add-host: `{}` is no host name",
+            name.escape_debug()
+        )));
+    }
+    if address == "host-gateway" {
+        return Ok(format!("{name}:{address}"));
+    }
+    let inner = address
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .unwrap_or(address);
+    let ip: IpAddr = inner
+        .parse()
+        .map_err(|_| Problem::usage(format!("--add-host: `{address}` is no IP address")))?;
+    Ok(format!("{name}:{ip}"))
+}
+
+fn shm_size(text: Option<&str>) -> Result<u64, Problem> {
+    match text {
+        None => Ok(0),
+        Some(text) => match values::bytes("--shm-size", text)? {
+            0 => Err(Problem::usage("--shm-size: a size of 0 is no size")),
+            size => Ok(size),
+        },
+    }
+}
+
+type NamedContexts = (HashMap<String, v1::NamedContext>, BTreeMap<String, Context>);
+
+fn named_contexts(flags: &[String]) -> Result<NamedContexts, Problem> {
+    let mut named = HashMap::new();
+    let mut lent = BTreeMap::new();
+    for flag in flags {
+        let (name, value) = values::key_value("--build-context", flag)?;
+        if matches!(name, "context" | "scratch") {
+            return Err(Problem::usage(format!("--build-context: `{name}` can not be replaced")));
+        }
+        let (kind, context) = named_context(value)?;
+        if named
+            .insert(name.to_owned(), v1::NamedContext { kind: Some(kind) })
+            .is_some()
+        {
+            return Err(Problem::usage(format!("--build-context: `{name}` is given twice")));
+        }
+        lent.extend(context.map(|context| (name.to_owned(), context)));
+    }
+    Ok((named, lent))
+}
+
+fn named_context(value: &str) -> Result<(Kind, Option<Context>), Problem> {
+    if let Some(image) = value.strip_prefix("docker-image://") {
+        let reference = image.parse::<proto::reference::Reference>();
+        let reference = reference.map_err(|error| Problem::usage(error.to_string()))?;
+        return Ok((Kind::Image(reference.to_string()), None));
+    }
+    if let Some(layout) = value.strip_prefix("oci-layout://") {
+        let (path, tag, digest) = layout_parts(layout);
+        let root = directory(path)?;
+        if !root.join("index.json").is_file() {
+            return Err(Problem::usage(format!(
+                "--build-context: `{path}` is no OCI layout: it has no `index.json`"
+            )));
+        }
+        return Ok((
+            Kind::OciLayout(OciLayout { tag, digest }),
+            Some(Context::oci_layout(root)),
+        ));
+    }
+    let root = directory(value)?;
+    let ignore: Option<NamedText> = dockerfile::context_ignore(&root)?;
+    Ok((Kind::Local(Local {}), Some(Context::directory(root, ignore))))
+}
+
+/// `PATH[:TAG][@DIGEST]`; a colon before a slash belongs to the path.
+fn layout_parts(text: &str) -> (&str, String, String) {
+    let (text, digest) = match text.split_once("@sha256:") {
+        Some((text, hex)) => (text, format!("sha256:{hex}")),
+        None => (text, String::new()),
+    };
+    match text.rsplit_once(':') {
+        Some((path, tag)) if !tag.contains('/') => (path, tag.to_owned(), digest),
+        _ => (text, String::new(), digest),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,115 @@
+//! A build that is killed at any moment: the next one is right, and nothing of the dead one is left.
+#![expect(clippy::unwrap_used, reason = "all of this is part of tests")]
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use testdata::machine::Need;
+use testdata::registry::{PROGRAM, Registry};
+
+use crate::support::Place;
+use crate::support::build::needs;
+use crate::support::leaks::{mounts_below, nothing_is_left, processes_about};
+use crate::support::server::{end_of, wait_until};
+
+const ROUNDS: u32 = 15;
+
+/// Rounds after which the store is made anew, so that unpacking the base image is hit too.
+const ROUNDS_PER_STORE: u32 = 3;
+
+const DOCKERFILE: &str = "\
+FROM base AS one
+RUN for i in $(seq 40); do echo $i > /file$i; done; head -c 3000000 /bin/busybox /bin/busybox > /big
+FROM base
+COPY --from=one /big /file1 /from/
+RUN --mount=type=cache,target=/c date > /c/last; cp -r /bin /copy; rm -r /copy/busybox; sleep 0.1
+COPY data /data
+";
+
+/// Numbers that look random and are the same every time: Knuth's MMIX generator.
+struct Draw(u64);
+
+impl Draw {
+    /// Below `limit`.
+    fn next(&mut self, limit: Duration) -> Duration {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        let share = u32::try_from(self.0 >> 48).unwrap();
+        limit * share / 65_536
+    }
+}
+
+fn place() -> Place {
+    let place = Place::new();
+    place.dockerfile(DOCKERFILE);
+    for number in 0..30 {
+        place.file(&format!("data/{number}"), &format!("{number}\n").repeat(1000));
+    }
+    place
+}
+
+struct Build<'a> {
+    place: &'a Place,
+    output: String,
+}
+
+impl Build<'_> {
+    fn command(&self, arguments: &[&str]) -> std::process::Command {
+        let mut command = self.place.build_command(&["-o", &self.output, "--metadata-file=meta"]);
+        command.args(arguments).arg(".").env("SOURCE_DATE_EPOCH", "1700000000");
+        command
+    }
+
+    /// Builds undisturbed; returns the digest.
+    fn whole(&self) -> String {
+        self.place
+            .outcome(self.command(&[]).output().unwrap())
+            .exits(0)
+            .digest()
+    }
+
+    /// Builds everything anew, and kills that after a while.
+    fn killed(&self, after: Duration) {
+        let mut command = self.command(&["--no-cache"]);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(after);
+        child.kill().unwrap();
+        end_of(&mut child);
+    }
+}
+
+#[test]
+fn a_killed_build_harms_no_later_one_and_leaves_nothing() {
+    needs!(Need::Program(PROGRAM));
+    let registry = Registry::start();
+    let output = format!("type=registry,name={},rewrite-timestamp=true", registry.name("app:1"));
+    let mut draw = Draw(0x5eed);
+    let (reference, time) = {
+        let place = place();
+        let build = Build {
+            place: &place,
+            output: output.clone(),
+        };
+        let start = Instant::now();
+        (build.whole(), start.elapsed())
+    };
+    let mut current = place();
+    for round in 0..ROUNDS {
+        if round % ROUNDS_PER_STORE == 0 {
+            current = place();
+        }
+        let build = Build {
+            place: &current,
+            output: output.clone(),
+        };
+        let after = draw.next(time);
+        build.killed(after);
+        let store = current.root();
+        wait_until("the steps of a killed build end", || processes_about(&store).is_empty());
+        assert_eq!(mounts_below(&store), [""; 0], "round {round}, killed after {after:?}");
+        assert_eq!(build.whole(), reference, "round {round}, killed after {after:?}");
+        nothing_is_left(&store);
+    }
+}

@@ -1,0 +1,21 @@
+//! The help texts, as users read them.
+
+use expect_test::{ExpectFile, expect_file};
+
+use crate::support::Place;
+
+fn check(arguments: &[&str], expected: &ExpectFile) {
+    let outcome = Place::new().run(arguments).exits(0);
+    assert_eq!(outcome.stderr, "");
+    expected.assert_eq(&outcome.stdout);
+}
+
+#[test]
+fn the_commands_are_listed_with_one_line_each() {
+    check(&["--help"], &expect_file!["golden/rbuild.txt"]);
+}
+
+#[test]
+fn the_options_of_build_are_explained() {
+    check(&["build", "--help"], &expect_file!["golden/build.txt"]);
+}
