@@ -1,1 +1,49 @@
-fn main() {}
+//! The chores of this repository. `cargo xtask ci` is what has to pass before a change lands.
+
+use clap::Parser;
+
+mod apps;
+mod base;
+mod bench;
+mod ci;
+mod registry;
+mod run;
+mod tidy;
+
+#[derive(Parser)]
+#[command(about = "The chores of this repository")]
+enum Chore {
+    /// Formatting, lints, house rules and all tests: what has to pass before a change lands.
+    Ci,
+    /// The house rules that no lint knows: direction of crates, length and heads of files, paths named in the README.
+    Tidy,
+    /// Makes the base images that apps and benchmarks build on, as OCI layouts below `target/base`.
+    Base {
+        /// Also make the Debian image: needs debootstrap and a Debian mirror.
+        #[arg(long)]
+        debian: bool,
+    },
+    /// Builds, pushes, reads back and runs the applications of `testdata/apps` through a registry on loopback.
+    Apps {
+        /// Only these.
+        names: Vec<String>,
+    },
+    /// Times builds against Debian's docker (BuildKit) and buildah, in turn, and prints ratios of medians.
+    Bench {
+        /// Rounds of each engine.
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// Only these workloads.
+        names: Vec<String>,
+    },
+}
+
+fn main() -> anyhow::Result<()> {
+    match Chore::parse() {
+        Chore::Ci => ci::run(),
+        Chore::Tidy => tidy::run(),
+        Chore::Base { debian } => base::run(debian),
+        Chore::Apps { names } => apps::run(&names),
+        Chore::Bench { rounds, names } => bench::run(rounds, &names),
+    }
+}

@@ -1,0 +1,153 @@
+//! House rules that no lint knows.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::run::{command, output, repository, say};
+
+/// Which crates of ours a crate may depend on (beside `testdata` for tests).
+const DIRECTION: &[(&str, &[&str])] = &[
+    ("proto", &[]),
+    ("frontend", &["proto"]),
+    ("cache", &["proto"]),
+    ("builder", &["proto", "frontend", "cache"]),
+    ("cli", &["proto", "frontend", "cache", "builder"]),
+    ("testdata", &["proto"]),
+    ("xtask", &[]),
+];
+
+/// Words that a crate must not say, with the reason.
+const FORBIDDEN: &[(&str, &str, &str)] = &[
+    ("proto/src", "tokio::", "wire types never wait"),
+    ("proto/src", "std::fs", "wire types never do I/O"),
+    ("frontend/src", "std::fs", "the frontend is a pure function"),
+    ("frontend/src", "std::env", "the frontend is a pure function"),
+    ("frontend/src", "std::time", "the frontend is a pure function"),
+    ("frontend/src", "std::net", "the frontend is a pure function"),
+    (
+        "builder/src",
+        "std::env::var",
+        "configuration comes in through requests",
+    ),
+];
+
+/// Lines of a file before its `mod tests`, without an excuse in its head.
+const FILE_LIMIT: usize = 600;
+
+/// Runs every rule and names every place that breaks one.
+pub(crate) fn run() -> Result<()> {
+    let root = repository();
+    let files = tracked(&root)?;
+    let mut problems = Vec::new();
+    direction(&root, &mut problems)?;
+    for file in files
+        .iter()
+        .filter(|file| file.extension().is_some_and(|extension| extension == "rs"))
+    {
+        let text = fs::read_to_string(root.join(file)).with_context(|| file.display().to_string())?;
+        source_file(file, &text, &mut problems);
+    }
+    test_modules(&root, &mut problems)?;
+    readme_paths(&root, &mut problems)?;
+    if !problems.is_empty() {
+        bail!("tidy: {} problems\n{}", problems.len(), problems.join("\n"));
+    }
+    say(&format!("tidy: {} files in order", files.len()));
+    Ok(())
+}
+
+fn tracked(root: &Path) -> Result<Vec<PathBuf>> {
+    let listed = output(command("git", &["ls-files", "--cached", "--others", "--exclude-standard"]).current_dir(root))?;
+    Ok(listed
+        .lines()
+        .map(PathBuf::from)
+        .filter(|file| root.join(file).is_file())
+        .collect())
+}
+
+/// Crates depend on each other in one direction only.
+fn direction(root: &Path, problems: &mut Vec<String>) -> Result<()> {
+    let ours: Vec<&str> = DIRECTION.iter().map(|(name, _)| *name).collect();
+    for (name, allowed) in DIRECTION {
+        let path = root.join(name).join("Cargo.toml");
+        let manifest: BTreeMap<String, toml::Value> = toml::from_str(&fs::read_to_string(&path)?)?;
+        let Some(dependencies) = manifest.get("dependencies").and_then(toml::Value::as_table) else {
+            continue;
+        };
+        for dependency in dependencies.keys() {
+            if ours.contains(&dependency.as_str()) && !allowed.contains(&dependency.as_str()) {
+                problems.push(format!(
+                    "{}: `{name}` must not depend on `{dependency}`",
+                    path.display()
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn source_file(file: &Path, text: &str, problems: &mut Vec<String>) {
+    let shown = file.display();
+    if !text.starts_with("//!") {
+        problems.push(format!("{shown}: starts without a `//!` that says what it is"));
+    }
+    let code = text.split("\n#[cfg(test)]\nmod tests {").next().unwrap_or(text);
+    let lines = code.lines().count();
+    let head: String = text.lines().take_while(|line| line.starts_with("//!")).collect();
+    if lines > FILE_LIMIT && !head.contains("Long because") {
+        problems.push(format!(
+            "{shown}: {lines} lines without tests; say `Long because …` in its head, or split it"
+        ));
+    }
+    for (folder, word, reason) in FORBIDDEN {
+        if file.starts_with(folder) && code.contains(word) {
+            problems.push(format!("{shown}: says `{word}`, but {reason}"));
+        }
+    }
+    if file.starts_with("xtask") {
+        return;
+    }
+    for (number, line) in text.lines().enumerate() {
+        if line.contains("TODO") && !line.contains("TODO(#") {
+            problems.push(format!("{shown}:{}: a TODO without an issue", number + 1));
+        }
+        if line.contains("#[allow(") {
+            problems.push(format!(
+                "{shown}:{}: `allow` says nothing when it becomes needless; use `expect`",
+                number + 1
+            ));
+        }
+    }
+}
+
+/// `cli` has one test binary; a file nobody names would never run.
+fn test_modules(root: &Path, problems: &mut Vec<String>) -> Result<()> {
+    let folder = root.join("cli/tests");
+    let main = fs::read_to_string(folder.join("main.rs"))?;
+    for entry in fs::read_dir(&folder)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        let Some(module) = name.strip_suffix(".rs") else {
+            continue;
+        };
+        if module != "main" && !main.contains(&format!("mod {module};")) {
+            problems.push(format!("cli/tests/{name}: not named in main.rs, so it never runs"));
+        }
+    }
+    Ok(())
+}
+
+/// Every path that the README shows in backticks exists.
+fn readme_paths(root: &Path, problems: &mut Vec<String>) -> Result<()> {
+    let readme = fs::read_to_string(root.join("README.md"))?;
+    for word in readme.split('`').skip(1).step_by(2) {
+        let path_like =
+            word.contains('/') && !word.contains([' ', ':', '=', '~', '<', '$', '*', '…']) && !word.starts_with('/');
+        if path_like && !root.join(word).exists() {
+            problems.push(format!("README.md: `{word}` does not exist"));
+        }
+    }
+    Ok(())
+}
