@@ -2,7 +2,11 @@
 //! programs, run from what those unpacked.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -17,7 +21,7 @@ const APPS: &[(&str, &str)] = &[
     ("python", "flask says hello"),
     ("node", "two days are 172800000 milliseconds"),
     ("ruby", "sinatra says hello"),
-    ("nginx", ""),
+    ("nginx", "<!doctype html><title>rbuild</title><p>hello"),
 ];
 
 /// Programs without which this cannot run.
@@ -83,7 +87,7 @@ pub(crate) fn run(names: &[String]) -> Result<()> {
             say(&format!("{name}: once more, after {error:#}"));
             check(&mut build)?;
         }
-        let printed = run_unpacked(&image)?;
+        let printed = run_unpacked(&image, *name == "nginx")?;
         if !printed.contains(expected) {
             bail!("{name}: its command printed {printed:?} instead of {expected:?}");
         }
@@ -111,7 +115,7 @@ fn gems_reachable() -> bool {
 }
 
 /// Reads the image back with skopeo and umoci, checks the manifest, and runs its command in what umoci unpacked.
-fn run_unpacked(image: &str) -> Result<String> {
+fn run_unpacked(image: &str, serves: bool) -> Result<String> {
     let raw = output(command("skopeo", &["inspect", "--raw", "--tls-verify=false"]).arg(format!("docker://{image}")))?;
     let manifest: Value = serde_json::from_str(&raw).context("the manifest is no JSON")?;
     if manifest["mediaType"] != "application/vnd.oci.image.manifest.v1+json" {
@@ -127,11 +131,40 @@ fn run_unpacked(image: &str) -> Result<String> {
     let bundle = work.path().join("bundle");
     let mut unpack = command("umoci", &["unpack", "--image"]);
     check(unpack.arg(format!("{}:app", layout.display())).arg(&bundle))?;
-    run_config(&bundle)
+    let mut program = program_of(&bundle)?;
+    if serves {
+        ask(&mut program)
+    } else {
+        output(&mut program)
+    }
 }
 
-/// Runs the process of an unpacked bundle by chroot: enough for programs that need nothing of a container.
-fn run_config(bundle: &Path) -> Result<String> {
+/// Where the web server of the applications listens.
+const WEB_ADDRESS: &str = "127.0.0.1:8080";
+
+/// Starts a web server, asks it for its first page, and ends it.
+fn ask(program: &mut Command) -> Result<String> {
+    let mut server = program.spawn().context("cannot start the web server")?;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let answer = loop {
+        match TcpStream::connect(WEB_ADDRESS) {
+            Ok(mut connection) => {
+                connection.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+                let mut answer = String::new();
+                break connection.read_to_string(&mut answer).map(|_| answer);
+            }
+            Err(error) if Instant::now() > deadline => break Err(error),
+            Err(_) => std::thread::sleep(Duration::from_millis(50)),
+        }
+    };
+    // SIGTERM, so that it ends its workers too.
+    check(&mut command("kill", &[server.id().to_string()]))?;
+    server.wait()?;
+    answer.with_context(|| format!("the web server does not answer on {WEB_ADDRESS}"))
+}
+
+/// The process of an unpacked bundle, run by chroot: enough for programs that need nothing of a container.
+fn program_of(bundle: &Path) -> Result<Command> {
     let config: Value = serde_json::from_str(&fs::read_to_string(bundle.join("config.json"))?)?;
     let process = &config["process"];
     let words = |value: &Value| -> Vec<String> {
@@ -156,7 +189,8 @@ fn run_config(bundle: &Path) -> Result<String> {
     }
     if !root.join("bin/sh").exists() {
         let mut program = command("chroot", &[root.as_os_str()]);
-        return output(program.args(&arguments));
+        program.args(&arguments);
+        return Ok(program);
     }
     let mut program = command("chroot", &[root.as_os_str()]);
     program
@@ -168,5 +202,5 @@ fn run_config(bundle: &Path) -> Result<String> {
             program.env(name, value);
         }
     }
-    output(&mut program)
+    Ok(program)
 }

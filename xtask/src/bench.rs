@@ -95,6 +95,7 @@ pub(crate) fn run(rounds: usize, names: &[String]) -> Result<()> {
             .arg(format!("docker://{image}")),
     )?;
     let dockerd = Dockerd::start(work.path())?;
+    let _server = Server::start(&rbuild()?, &work.path().join("rbuild"))?;
     let engines = engines(work.path(), dockerd.as_ref())?;
     say(&format!(
         "{:<28}{}",
@@ -230,6 +231,27 @@ fn buildah(work: &Path) -> Result<Engine> {
         name: "buildah",
         build: Box::new(build),
     })
+}
+
+/// Our own server with its own state, ended with this value.
+struct Server(Child);
+
+impl Server {
+    fn start(program: &Path, root: &Path) -> Result<Self> {
+        let mut command = Command::new(program);
+        command.arg("serve").arg("--root").arg(root);
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        Ok(Self(child.context("cannot start `rbuild serve`")?))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // SIGTERM, so that it takes everything of its steps with it.
+        let mut end = command("kill", &[self.0.id().to_string()]);
+        drop(end.status());
+        drop(self.0.wait());
+    }
 }
 
 /// Debian's docker daemon with its own state, ended with this value.
