@@ -117,6 +117,6 @@ async fn solve_and_export(
         Some(target) => solve::run(&solve, target).await?,
         None => BTreeMap::new(),
     };
-    let image = export::image::assemble(planned, &outputs, request, job)?;
+    let image = export::image::assemble(planned, &outputs, job)?;
     export::all(request, &image, job).await
 }

@@ -35,6 +35,8 @@ pub struct Planned {
     pub contexts: HashMap<String, Arc<Context>>,
     /// The Dockerfile, for places in messages.
     pub source: Arc<SourceFile>,
+    /// Limit of times in seconds since 1970: from the client, a build argument, or the Dockerfile.
+    pub source_date_epoch: Option<i64>,
     /// Tells this Dockerfile's steps from those of others, for explanations only.
     pub project: String,
 }
@@ -55,7 +57,7 @@ pub struct Context {
 /// # Errors
 /// Diagnostics of the Dockerfile, images that cannot be resolved, contexts that cannot be read.
 pub async fn make(request: &BuildRequest, job: &Job) -> Result<Planned, BuildError> {
-    let (source, ignored) = read(request, job).await?;
+    let source = read(request, job).await?;
     let parsed = frontend::parse(&source);
     report(&source, &parsed.diagnostics, job)?;
     let options = options(request, job);
@@ -85,12 +87,7 @@ pub async fn make(request: &BuildRequest, job: &Job) -> Result<Planned, BuildErr
     };
     report(&source, &plan.diagnostics, job)?;
     let contexts = walk_contexts(&plan, job).await?;
-    let project = format!(
-        "{}\0{}\0{}",
-        request.dockerfile_name,
-        ignored,
-        request.tags.first().map_or("", |tag| tag.repository())
-    );
+    let project = project(request, job);
     Ok(Planned {
         definition: Arc::new(plan.definition),
         target: plan.target,
@@ -98,11 +95,21 @@ pub async fn make(request: &BuildRequest, job: &Job) -> Result<Planned, BuildErr
         images: resolved,
         contexts,
         source: Arc::new(source),
+        source_date_epoch: plan.source_date_epoch,
         project,
     })
 }
 
-async fn read(request: &BuildRequest, job: &Job) -> Result<(SourceFile, usize), BuildError> {
+/// What is built is told apart by its name, and what has no name by where it lies.
+fn project(request: &BuildRequest, job: &Job) -> String {
+    let place = match request.tags.first() {
+        Some(tag) => tag.repository().to_owned(),
+        None => job.session.place().unwrap_or_default(),
+    };
+    format!("{}\0{place}", request.dockerfile_name)
+}
+
+async fn read(request: &BuildRequest, job: &Job) -> Result<SourceFile, BuildError> {
     let name = format!("[internal] load build definition from {}", request.dockerfile_name);
     let step = job.events.start_step(&name, 0);
     let started = job.host.clock.now();
@@ -117,11 +124,7 @@ async fn read(request: &BuildRequest, job: &Job) -> Result<(SourceFile, usize), 
     job.events.finish_step(step, end, duration);
     let bytes = result?;
     let text = String::from_utf8_lossy(&bytes.dockerfile).into_owned();
-    // Its size tells one project's ignore file from another's well enough for explanations.
-    Ok((
-        SourceFile::new(request.dockerfile_name.clone(), text),
-        bytes.ignore.map_or(0, |ignore| ignore.len()),
-    ))
+    Ok(SourceFile::new(request.dockerfile_name.clone(), text))
 }
 
 fn options(request: &BuildRequest, job: &Job) -> LowerOptions {

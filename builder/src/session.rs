@@ -193,6 +193,13 @@ impl Session {
         Ok(walked)
     }
 
+    /// Where the build context lies on the client, if the client says so. For telling builds apart, never for reading.
+    #[must_use]
+    pub fn place(&self) -> Option<String> {
+        let path = self.hello.local_paths.get("context")?;
+        Some(String::from_utf8_lossy(path).into_owned())
+    }
+
     /// The directory of a context, if it may be read in place.
     #[must_use]
     pub fn in_place(&self, context: &str) -> Option<Arc<OwnedFd>> {

@@ -10,7 +10,7 @@ use proto::platform::Platform;
 
 use crate::build::Job;
 use crate::plan::Planned;
-use crate::request::{BuildError, BuildRequest};
+use crate::request::BuildError;
 use crate::solve::Output;
 use crate::stack::Stack;
 
@@ -60,12 +60,7 @@ impl Document {
 ///
 /// # Errors
 /// Never for a solved plan; a plan whose target has no output is a bug.
-pub fn assemble(
-    planned: &Planned,
-    outputs: &BTreeMap<VertexId, Output>,
-    request: &BuildRequest,
-    job: &Job,
-) -> Result<Image, BuildError> {
+pub fn assemble(planned: &Planned, outputs: &BTreeMap<VertexId, Output>, job: &Job) -> Result<Image, BuildError> {
     let stack = match planned.target {
         None => Stack::default(),
         Some(target) => {
@@ -83,7 +78,7 @@ pub fn assemble(
         outputs,
         &base,
         job.host.clock.now_ms(),
-        request.source_date_epoch,
+        planned.source_date_epoch,
     );
     let mut history = reconciled(&base.history, base_layers);
     for (entry, time_ms) in template.history.iter().zip(&times.entries) {
@@ -122,7 +117,7 @@ pub fn assemble(
         platform,
         created_ms,
         base_layers,
-        epoch: request.source_date_epoch,
+        epoch: planned.source_date_epoch,
     })
 }
 
