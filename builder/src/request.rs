@@ -414,7 +414,11 @@ fn host_from_wire(text: &str) -> Result<(String, String), RequestError> {
     Ok((name.to_owned(), address.to_owned()))
 }
 
-fn compression_from_wire(text: &str) -> Result<Compression, RequestError> {
+/// How layers leave the store, by its name; gzip if it has none.
+///
+/// # Errors
+/// Unknown names.
+pub fn compression(text: &str) -> Result<Compression, RequestError> {
     match text {
         "" | "gzip" => Ok(Compression::Gzip),
         "zstd" => Ok(Compression::Zstd),
@@ -426,14 +430,6 @@ fn compression_from_wire(text: &str) -> Result<Compression, RequestError> {
     }
 }
 
-/// The compression of a transfer.
-///
-/// # Errors
-/// Unknown names.
-pub fn compression(text: &str) -> Result<Compression, RequestError> {
-    compression_from_wire(text)
-}
-
 fn output_from_wire(output: v1::Output) -> Result<Output, RequestError> {
     use v1::output::Kind;
     match output.kind {
@@ -441,14 +437,14 @@ fn output_from_wire(output: v1::Output) -> Result<Output, RequestError> {
             push: image.push,
             names: references_from_wire(&image.names)?,
             encoding: Encoding {
-                compression: compression_from_wire(&image.compression)?,
+                compression: compression(&image.compression)?,
                 rewrite_timestamp: image.rewrite_timestamp,
             },
         }),
         Some(Kind::Oci(oci)) => Ok(Output::Oci {
             names: references_from_wire(&oci.names)?,
             encoding: Encoding {
-                compression: compression_from_wire(&oci.compression)?,
+                compression: compression(&oci.compression)?,
                 rewrite_timestamp: oci.rewrite_timestamp,
             },
         }),
