@@ -8,13 +8,13 @@ use cache::registry::RegistryAccess;
 use proto::v1;
 use tokio_util::sync::CancellationToken;
 
-use crate::event::EventLog;
+use crate::event::{EventLog, StepEnd, StepNumber};
 use crate::export;
 use crate::fetch;
 use crate::host::Host;
 use crate::op::work::BuildWork;
 use crate::plan::{self, Planned};
-use crate::request::{BuildError, BuildRequest};
+use crate::request::{Blame, BuildError, BuildRequest};
 use crate::session::Session;
 use crate::solve::{self, Solve};
 
@@ -50,6 +50,29 @@ impl Job {
             events: Arc::clone(events),
             cancel: cancel.clone(),
         }
+    }
+
+    /// Runs `work` as a step of its own that no line of the Dockerfile asks for: told when it starts, timed, told how it ended.
+    ///
+    /// # Errors
+    /// What `work` reports.
+    pub async fn step<T, F>(&self, name: &str, work: impl FnOnce(StepNumber) -> F) -> Result<T, BuildError>
+    where
+        F: Future<Output = Result<T, BuildError>>,
+    {
+        let step = self.events.start_step(name, 0);
+        let started = self.host.clock.now();
+        let result = work(step).await;
+        let end = match &result {
+            Ok(_) => StepEnd::Done { reason: String::new() },
+            Err(error) if error.blame == Blame::Canceled => StepEnd::Canceled,
+            Err(error) => StepEnd::Failed {
+                error: error.message.clone(),
+            },
+        };
+        self.events
+            .finish_step(step, end, self.host.clock.now().saturating_sub(started));
+        result
     }
 }
 

@@ -12,13 +12,12 @@ use futures_util::future::try_join_all;
 use proto::definition::{Definition, VertexId};
 use proto::digest::Digest;
 use proto::platform::Platform;
-use proto::tree::Tree;
 use proto::v1::{self, event::Kind};
 
 use crate::build::Job;
-use crate::event::StepEnd;
 use crate::images::{self, ResolvedImage};
 use crate::request::{Blame, BuildError, BuildRequest, NamedContext, Place};
+use crate::tree::MergedTree;
 
 /// A build that is ready to be solved.
 #[derive(Debug)]
@@ -47,7 +46,7 @@ pub struct Context {
     /// Its name in the session.
     pub name: String,
     /// What of it is selected.
-    pub tree: Arc<Tree>,
+    pub tree: Arc<MergedTree>,
     /// What is there but excluded: path, pattern, line.
     pub excluded: Vec<(String, String, u32)>,
 }
@@ -111,18 +110,7 @@ fn project(request: &BuildRequest, job: &Job) -> String {
 
 async fn read(request: &BuildRequest, job: &Job) -> Result<SourceFile, BuildError> {
     let name = format!("[internal] load build definition from {}", request.dockerfile_name);
-    let step = job.events.start_step(&name, 0);
-    let started = job.host.clock.now();
-    let result = job.session.read_dockerfile().await;
-    let duration = job.host.clock.now().saturating_sub(started);
-    let end = match &result {
-        Ok(_) => StepEnd::Done { reason: String::new() },
-        Err(error) => StepEnd::Failed {
-            error: error.message.clone(),
-        },
-    };
-    job.events.finish_step(step, end, duration);
-    let bytes = result?;
+    let bytes = job.step(&name, |_| job.session.read_dockerfile()).await?;
     let text = String::from_utf8_lossy(&bytes.dockerfile).into_owned();
     Ok(SourceFile::new(request.dockerfile_name.clone(), text))
 }
@@ -158,19 +146,12 @@ async fn resolve(
     job: &Job,
     source: &SourceFile,
 ) -> Result<Arc<ResolvedImage>, BuildError> {
-    let step = job
-        .events
-        .start_step(&format!("[internal] load metadata for {}", wanted.reference), 0);
-    let started = job.host.clock.now();
-    let result = images::resolve(&wanted.reference, &wanted.platform, request, job).await;
-    let duration = job.host.clock.now().saturating_sub(started);
-    let end = match &result {
-        Ok(_) => StepEnd::Done { reason: String::new() },
-        Err(error) => StepEnd::Failed {
-            error: error.message.clone(),
-        },
-    };
-    job.events.finish_step(step, end, duration);
+    let name = format!("[internal] load metadata for {}", wanted.reference);
+    let result = job
+        .step(&name, |_| {
+            images::resolve(&wanted.reference, &wanted.platform, request, job)
+        })
+        .await;
     result.map(Arc::new).map_err(|mut error| {
         let (start, end) = (wanted.span.start, wanted.span.end);
         error.place = Some(Place {
@@ -184,23 +165,11 @@ async fn resolve(
 
 async fn walk_contexts(plan: &Plan, job: &Job) -> Result<HashMap<String, Arc<Context>>, BuildError> {
     let walk = |(name, patterns): (String, Vec<String>)| async move {
-        let step = job
-            .events
-            .start_step(&format!("[internal] load build context {name}"), 0);
-        let started = job.host.clock.now();
-        let result = job.session.walk(&name, &patterns).await;
-        let duration = job.host.clock.now().saturating_sub(started);
-        let end = match &result {
-            Ok(_) => StepEnd::Done { reason: String::new() },
-            Err(error) => StepEnd::Failed {
-                error: error.message.clone(),
-            },
-        };
-        job.events.finish_step(step, end, duration);
-        let walked = result?;
+        let step = format!("[internal] load build context {name}");
+        let walked = job.step(&step, |_| job.session.walk(&name, &patterns)).await?;
         let context = Context {
             name: name.clone(),
-            tree: Arc::new(walked.tree),
+            tree: Arc::new(MergedTree::new(vec![Arc::new(walked.tree)])),
             excluded: walked.excluded,
         };
         Ok::<_, BuildError>((name, Arc::new(context)))

@@ -14,7 +14,7 @@ use proto::reference::Reference;
 use proto::v1;
 
 use crate::build::Job;
-use crate::event::{StepEnd, StepNumber};
+use crate::event::StepNumber;
 use crate::request::{Blame, BuildError, BuildRequest, Output};
 use image::{Document, Image};
 
@@ -30,32 +30,23 @@ pub async fn all(request: &BuildRequest, image: &Image, job: &Job) -> Result<v1:
             return Err(BuildError::canceled());
         }
         let index = u32::try_from(index).map_err(|_| BuildError::bug("more outputs than a message can hold"))?;
-        let name = step_name(output);
-        let step = job.events.start_step(name, 0);
-        let started = job.host.clock.now();
-        let result = one(
-            output,
-            index,
-            request,
-            image,
-            &mut Progress {
-                job,
-                step,
-                success: &mut success,
-                kept: &mut kept,
-            },
-        )
-        .await;
-        let duration = job.host.clock.now().saturating_sub(started);
-        let end = match &result {
-            Ok(()) => StepEnd::Done { reason: String::new() },
-            Err(error) if error.blame == Blame::Canceled => StepEnd::Canceled,
-            Err(error) => StepEnd::Failed {
-                error: error.message.clone(),
-            },
-        };
-        job.events.finish_step(step, end, duration);
-        result?;
+        let (success, kept) = (&mut success, &mut kept);
+        job.step(step_name(output), |step| async move {
+            one(
+                output,
+                index,
+                request,
+                image,
+                &mut Progress {
+                    job,
+                    step,
+                    success,
+                    kept,
+                },
+            )
+            .await
+        })
+        .await?;
     }
     success.names = kept.into_iter().collect();
     // Last: what was promised is durable before the client hears of success.

@@ -291,12 +291,13 @@ pub async fn tree_of(
     from: VertexId,
     inputs: &Inputs,
     step: StepNumber,
-) -> Result<MergedTree, BuildError> {
+) -> Result<Arc<MergedTree>, BuildError> {
     match work.files_of(from, inputs)? {
-        FilesOf::Context(context) => Ok(MergedTree::new(vec![Arc::clone(&context.tree)])),
-        FilesOf::Stack(stack) => Ok(MergedTree::new(
-            work.job.host.layers.trees(&stack, &work.job, step).await?,
-        )),
+        FilesOf::Context(context) => Ok(Arc::clone(&context.tree)),
+        FilesOf::Stack(stack) => {
+            let trees = work.job.host.layers.trees(&stack, &work.job, step).await?;
+            Ok(Arc::new(MergedTree::new(trees)))
+        }
     }
 }
 

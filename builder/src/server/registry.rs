@@ -9,7 +9,7 @@ use proto::v1::{self, transfer_request::Kind};
 use tokio_util::sync::CancellationToken;
 
 use crate::build::Job;
-use crate::event::{EventLog, StepEnd, StepNumber};
+use crate::event::{EventLog, StepNumber};
 use crate::export::image::{Document, Image, manifest};
 use crate::export::{encode, push, store};
 use crate::host::Host;
@@ -38,23 +38,17 @@ pub async fn transfer(
         .parse()
         .map_err(|error| BuildError::new(Blame::Usage, format!("{error}")))?;
     let verb = if is_push { "pushing" } else { "pulling" };
-    let step = events.start_step(&format!("{verb} {reference}"), 0);
-    let started = host.clock.now();
-    let result = if is_push {
-        let encoding =
-            compression(&request.compression).map_err(|error| BuildError::new(Blame::Usage, error.to_string()))?;
-        push_image(&reference, encoding, &job, step).await
-    } else {
-        pull_image(&reference, &request.platform, &job, step).await
-    };
-    let end = match &result {
-        Ok(_) => StepEnd::Done { reason: String::new() },
-        Err(error) => StepEnd::Failed {
-            error: error.message.clone(),
-        },
-    };
-    events.finish_step(step, end, host.clock.now().saturating_sub(started));
-    result
+    let (job, reference) = (&job, &reference);
+    job.step(&format!("{verb} {reference}"), |step| async move {
+        if is_push {
+            let encoding =
+                compression(&request.compression).map_err(|error| BuildError::new(Blame::Usage, error.to_string()))?;
+            push_image(reference, encoding, job, step).await
+        } else {
+            pull_image(reference, &request.platform, job, step).await
+        }
+    })
+    .await
 }
 
 async fn push_image(
