@@ -8,6 +8,7 @@
 //! ([`v1`], generated from `proto/rbuild/v1/*.proto`) and the way between it and the types here ([`convert`]).
 #![forbid(unsafe_code)]
 
+pub mod date;
 pub mod digest;
 pub mod reference;
 pub mod platform;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use frontend::plan::HistoryEntry;
+use proto::date::civil;
 use proto::definition::VertexId;
 use proto::digest::Digest;
 use proto::oci::{Descriptor, History, ImageConfig, Manifest, RootFs, json, media_type};
@@ -221,22 +222,6 @@ pub fn rfc3339(ms: u64) -> String {
         fraction => format!(".{fraction:03}").trim_end_matches('0').to_owned(),
     };
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{fraction}Z")
-}
-
-/// Year, month and day of a number of days since 1970-01-01, by counting 400-year cycles from March 0000.
-fn civil(days: u64) -> (u64, u64, u64) {
-    let days = days + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 {
-        month_from_march + 3
-    } else {
-        month_from_march - 9
-    };
-    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
 }
 
 /// Milliseconds since 1970 of an RFC 3339 time in UTC; nothing for what is no such time.

@@ -1,5 +1,6 @@
 //! `rbuild images`, `tag`, `rmi`, `inspect` and `history`.
 
+use proto::date::civil;
 use proto::reference::Reference;
 use proto::v1;
 use serde_json::{Value, json};
@@ -10,7 +11,7 @@ use crate::exit::{Blame, Problem};
 use crate::output;
 use crate::server::{self, Connection};
 use crate::ui;
-use crate::ui::{escape, json::civil, plain::bytes};
+use crate::ui::{escape, plain::bytes};
 
 /// Lists images.
 pub(crate) async fn list(args: &ImagesArgs, config: &Config) -> Result<(), Problem> {
