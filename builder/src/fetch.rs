@@ -16,7 +16,7 @@ use crate::event::StepNumber;
 use crate::layers::store_failed;
 use crate::request::{Blame, BuildError};
 use crate::session::Session;
-use crate::stack::Origin;
+use crate::stack::{Origin, Stack};
 
 /// Bytes between two reports of a download.
 const REPORT_EVERY: u64 = 1 << 20;
@@ -37,6 +37,21 @@ pub async fn blob(origin: &Origin, blob: &Descriptor, job: &Job, step: StepNumbe
             blob.digest
         ))),
     }
+}
+
+/// Fetches the layers of `stack` that came with the client of this build, so that an image keeps them when it is gone.
+/// What a registry has may stay there until somebody needs it.
+///
+/// # Errors
+/// As [`blob`].
+pub async fn what_only_the_client_has(stack: &Stack, job: &Job, step: StepNumber) -> Result<(), BuildError> {
+    for layer in stack.layers() {
+        let form = layer.info.forms.first();
+        if let (Origin::Layout(_), Some(form)) = (&layer.origin, form) {
+            blob(&layer.origin, form, job, step).await?;
+        }
+    }
+    Ok(())
 }
 
 async fn from_registry(
@@ -163,6 +178,9 @@ pub fn registry_failed(error: cache::registry::Error) -> BuildError {
         Error::NotFound { .. } => {
             failure.help("check the name and the tag, and whether you are logged in to its registry")
         }
+        Error::Untrusted { registry, .. } => failure.help(format!(
+            "let this machine trust its authority (`SSL_CERT_FILE`), or accept any certificate with `--insecure-registry {registry}`"
+        )),
         Error::NoPlatform { .. } => failure.help("choose another platform with `--platform`"),
         Error::Sink(source) | Error::Source(source) => {
             BuildError::environment(error.to_string()).note(source.to_string())

@@ -32,6 +32,13 @@ struct Faulty {
     task: tokio::task::JoinHandle<()>,
 }
 
+/// Whether a TLS handshake begins: the question what this registry speaks, answered by hanging up.
+async fn speaks_tls(stream: &TcpStream) -> bool {
+    const HANDSHAKE: u8 = 0x16;
+    let mut first = [0];
+    stream.peek(&mut first).await.unwrap() == 1 && first[0] == HANDSHAKE
+}
+
 impl Drop for Faulty {
     fn drop(&mut self) {
         self.task.abort();
@@ -57,6 +64,9 @@ impl Faulty {
         let task = tokio::spawn(async move {
             loop {
                 let (mut stream, _) = listener.accept().await.unwrap();
+                if speaks_tls(&stream).await {
+                    continue;
+                }
                 let request = read_request(&mut stream).await;
                 kept.lock().unwrap().push(request);
                 let answer = answers.pop_front().unwrap_or_else(|| answer("500 Unscripted", "", b""));

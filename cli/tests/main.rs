@@ -11,6 +11,7 @@ mod help;
 mod mounts;
 mod outputs;
 mod registry;
+mod registry_access;
 mod serve;
 mod server;
 mod store;

@@ -86,6 +86,19 @@ fn an_image_of_the_store_is_tagged_pushed_pulled_and_removed() {
 }
 
 #[test]
+fn an_image_without_layers_of_its_own_outlives_the_layout_that_its_base_came_from() {
+    needs!(REGISTRY);
+    let (place, registry) = (Place::new(), Registry::start());
+    let name = registry.name("app:1");
+    place.dockerfile("FROM base\nENV A=b\n");
+    place.build(&["-t", &name, "."]).exits(0);
+    std::fs::remove_dir_all(place.base_directory()).unwrap();
+    let listed = run(&place, &["images"]).exits(0).stdout;
+    assert!(!listed.contains(" 0B"), "{listed}");
+    run(&place, &["push", &name]).exits(0);
+}
+
+#[test]
 fn a_pulled_base_image_is_mounted_and_not_uploaded_again() {
     needs!(SKOPEO, REGISTRY);
     let (place, registry) = (Place::new(), Registry::start());

@@ -75,6 +75,15 @@ pub struct LayerInfo {
     pub forms: Vec<Descriptor>,
 }
 
+impl LayerInfo {
+    /// What there is to say about its size: that of the tar, or, while nobody knows that, of a compressed form. Bytes.
+    #[must_use]
+    pub fn known_size_bytes(&self) -> u64 {
+        let form = self.forms.first().map_or(0, |form| form.size);
+        if self.size_bytes == 0 { form } else { self.size_bytes }
+    }
+}
+
 /// Why a step ran although a cache exists.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MissReason {

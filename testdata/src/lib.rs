@@ -3,4 +3,6 @@
 
 pub mod image;
 pub mod machine;
+pub mod certificate;
 pub mod registry;
+pub mod token_server;

@@ -3,6 +3,9 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Child, ChildStderr, Command, Stdio};
 
+use crate::certificate::Certificate;
+use crate::token_server::{ISSUER, SERVICE, TokenServer};
+
 /// The registry that Debian packages.
 pub const PROGRAM: &str = "/usr/bin/docker-registry";
 
@@ -32,7 +35,7 @@ impl Registry {
     /// If the program does not start.
     #[must_use]
     pub fn start() -> Self {
-        Self::launch("")
+        Self::launch("", &[])
     }
 
     /// A registry for [`USER`] only.
@@ -41,16 +44,49 @@ impl Registry {
     /// If the program does not start.
     #[must_use]
     pub fn start_with_login() -> Self {
-        Self::launch("auth: {htpasswd: {realm: tests, path: DIRECTORY/htpasswd}}\n")
+        let auth = "auth: {htpasswd: {realm: tests, path: DIRECTORY/htpasswd}}\n";
+        Self::launch(auth, &[("htpasswd", HTPASSWD)])
     }
 
-    fn launch(auth: &str) -> Self {
+    /// A registry that speaks HTTPS only, with `certificate`.
+    ///
+    /// # Panics
+    /// If the program does not start.
+    #[must_use]
+    pub fn start_with_tls(certificate: &Certificate) -> Self {
+        let files = [
+            ("tls.crt", certificate.certificate.as_str()),
+            ("tls.key", &certificate.key),
+        ];
+        Self::launch(
+            "  tls: {certificate: DIRECTORY/tls.crt, key: DIRECTORY/tls.key}\n",
+            &files,
+        )
+    }
+
+    /// A registry that wants tokens of `server`.
+    ///
+    /// # Panics
+    /// If the program does not start.
+    #[must_use]
+    pub fn start_with_tokens(server: &TokenServer) -> Self {
+        let auth = format!(
+            "auth: {{token: {{realm: '{}', service: {SERVICE}, issuer: {ISSUER}, rootcertbundle: DIRECTORY/signer.crt}}}}\n",
+            server.realm()
+        );
+        Self::launch(&auth, &[("signer.crt", server.certificate())])
+    }
+
+    /// A registry with more `settings` after those of `http`, and with `files`. `DIRECTORY` is where those are.
+    fn launch(settings: &str, files: &[(&str, &str)]) -> Self {
         let directory = tempfile::Builder::new().prefix("rbuild-registry-").tempdir().unwrap();
-        std::fs::write(directory.path().join("htpasswd"), HTPASSWD).unwrap();
+        for (name, content) in files {
+            std::fs::write(directory.path().join(name), content).unwrap();
+        }
         let config = format!(
             "version: 0.1\nlog: {{level: info, accesslog: {{disabled: true}}}}\n\
              storage: {{filesystem: {{rootdirectory: DIRECTORY/data}}, delete: {{enabled: true}}}}\n\
-             http: {{addr: '127.0.0.1:0'}}\n{auth}"
+             http:\n  addr: '127.0.0.1:0'\n{settings}"
         );
         let config = config.replace("DIRECTORY", directory.path().to_str().unwrap());
         let path = directory.path().join("config.yml");
@@ -75,7 +111,7 @@ impl Registry {
         }
     }
 
-    /// `127.0.0.1:port`; it speaks HTTP.
+    /// `127.0.0.1:port`.
     #[must_use]
     pub fn address(&self) -> &str {
         &self.address

@@ -15,6 +15,7 @@ use proto::v1;
 
 use crate::build::Job;
 use crate::event::StepNumber;
+use crate::fetch;
 use crate::request::{Blame, BuildError, BuildRequest, Output};
 use image::{Document, Image};
 
@@ -90,6 +91,9 @@ async fn one(
             }
             let layers = encode::stack_of(image, *encoding, job, step).await?;
             let config = image.config_document(layers.diff_ids());
+            if !names.is_empty() {
+                fetch::what_only_the_client_has(&layers, job, step).await?;
+            }
             store::keep(image, &layers, &config, &names, job)?;
             progress.kept.extend(names.iter().map(ToString::to_string));
             progress.success.config_digest = config.descriptor.digest.to_string();

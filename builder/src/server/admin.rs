@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use cache::gc::Policy;
 use proto::digest::ChainId;
+use proto::record::LayerInfo;
 use proto::reference::Reference;
 use proto::v1;
 use proto::v1::admin_server::Admin as AdminApi;
@@ -56,7 +57,7 @@ impl AdminApi for AdminService {
             reference: image.reference.to_string(),
             config_digest: image.config.to_string(),
             created_ms: image.created_ms,
-            size_bytes: image.layers.iter().map(|layer| layer.size_bytes).sum(),
+            size_bytes: image.layers.iter().map(LayerInfo::known_size_bytes).sum(),
             platform: image.platform.to_string(),
         });
         Ok(Response::new(v1::ListImagesReply {

@@ -42,7 +42,9 @@ impl RegistryAccess {
         sink: Sink<'_>,
     ) -> Result<(), Error> {
         let _permit = self.client.permit(reference.registry()).await;
-        let mut call = self.call(Method::GET, reference, &format!("blobs/{}", descriptor.digest))?;
+        let mut call = self
+            .call(Method::GET, reference, &format!("blobs/{}", descriptor.digest))
+            .await?;
         call.what = descriptor.digest.to_string();
         let mut received = Received {
             hasher: Hasher::new(),
@@ -83,7 +85,9 @@ impl RegistryAccess {
     /// # Errors
     /// Any answer but yes and no.
     pub async fn blob_exists(&self, reference: &Reference, descriptor: &Descriptor) -> Result<bool, Error> {
-        let mut call = self.call(Method::HEAD, reference, &format!("blobs/{}", descriptor.digest))?;
+        let mut call = self
+            .call(Method::HEAD, reference, &format!("blobs/{}", descriptor.digest))
+            .await?;
         call.what = descriptor.digest.to_string();
         self.exists(&call).await
     }

@@ -46,6 +46,14 @@ pub enum Error {
         /// The innermost cause, without any URL.
         cause: String,
     },
+    /// It speaks TLS, and nobody whom this machine trusts vouches for it.
+    #[error("the certificate of `{registry}` is not trusted: {cause}")]
+    Untrusted {
+        /// Host and port.
+        registry: String,
+        /// What the TLS library says.
+        cause: String,
+    },
     /// The registry asks for patience beyond ours.
     #[error("`{registry}` asks to wait {} s before the next request, the limit is {} s", .retry_after.as_secs(), .limit.as_secs())]
     RateLimited {

@@ -15,6 +15,7 @@ mod document;
 mod error;
 mod push;
 mod resolve;
+mod scheme;
 mod transport;
 
 use std::collections::HashMap;
@@ -68,6 +69,8 @@ const TRANSFERS_PER_REGISTRY: usize = 4;
 #[derive(Clone)]
 pub struct Client {
     http: reqwest::Client,
+    /// The same without a look at certificates: for registries that the user named insecure, and only for themselves.
+    unverified: reqwest::Client,
     patience: Arc<Patience>,
     limits: Arc<Mutex<HashMap<String, Arc<Semaphore>>>>,
 }
@@ -83,17 +86,9 @@ impl Client {
         {
             tracing::debug!("another thread chose the TLS provider first");
         }
-        let http = reqwest::Client::builder()
-            // Redirects are followed by hand: credentials must not cross origins.
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(patience.connect)
-            .user_agent(concat!("rbuild/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|error| Error::Setup {
-                cause: error::root_cause(&error),
-            })?;
         Ok(Self {
-            http,
+            http: connections(&patience, Certificates::Verified)?,
+            unverified: connections(&patience, Certificates::Any)?,
             patience: Arc::new(patience),
             limits: Arc::default(),
         })
@@ -112,6 +107,25 @@ impl Client {
             .await
             .expect("the semaphores of `limits` are never closed")
     }
+}
+
+/// Which certificates of a registry are good enough.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Certificates {
+    Verified,
+    Any,
+}
+
+fn connections(patience: &Patience, certificates: Certificates) -> Result<reqwest::Client, Error> {
+    let builder = reqwest::Client::builder()
+        // Redirects are followed by hand: credentials must not cross origins.
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(patience.connect)
+        .user_agent(concat!("rbuild/", env!("CARGO_PKG_VERSION")))
+        .tls_danger_accept_invalid_certs(certificates == Certificates::Any);
+    builder.build().map_err(|error| Error::Setup {
+        cause: error::root_cause(&error),
+    })
 }
 
 impl fmt::Debug for Client {
@@ -175,18 +189,20 @@ pub struct RegistryAccess {
     client: Client,
     credentials: Arc<dyn CredentialSource>,
     insecure: Arc<[String]>,
+    schemes: Arc<Mutex<HashMap<String, scheme::SharedScheme>>>,
     wallets: Arc<Mutex<HashMap<String, auth::SharedWallet>>>,
 }
 
 impl RegistryAccess {
-    /// Access through `client` with what `credentials` knows. Registries in `insecure` (host, or host and port) and those on
-    /// loopback are spoken to over plain HTTP.
+    /// Access through `client` with what `credentials` knows. Registries in `insecure` (host, or host and port) may show any
+    /// certificate; they and those on loopback are spoken to over plain HTTP if they do not speak TLS.
     #[must_use]
     pub fn new(client: Client, credentials: Arc<dyn CredentialSource>, insecure: Vec<String>) -> Self {
         Self {
             client,
             credentials,
             insecure: insecure.into(),
+            schemes: Arc::default(),
             wallets: Arc::default(),
         }
     }

@@ -58,7 +58,9 @@ impl RegistryAccess {
         open: OpenBlob<'_>,
     ) -> Result<Pushed, Error> {
         let _permit = self.client.permit(target.registry()).await;
-        let mut head = self.call(Method::HEAD, target, &format!("blobs/{}", descriptor.digest))?;
+        let mut head = self
+            .call(Method::HEAD, target, &format!("blobs/{}", descriptor.digest))
+            .await?;
         head.scope = push_scope(target);
         head.what = descriptor.digest.to_string();
         if self.exists(&head).await? {
@@ -108,7 +110,9 @@ impl RegistryAccess {
         }
         let body = bytes::Bytes::copy_from_slice(bytes);
         let make_body = move || Ok(Body::from(body.clone()));
-        let mut call = self.call(Method::PUT, target, &format!("manifests/{}", target.manifest_name()))?;
+        let mut call = self
+            .call(Method::PUT, target, &format!("manifests/{}", target.manifest_name()))
+            .await?;
         call.scope = push_scope(target);
         call.body = Some(&make_body);
         let media_type = HeaderValue::from_str(media_type).map_err(|error| Error::Malformed {
@@ -131,7 +135,7 @@ impl RegistryAccess {
         descriptor: &Descriptor,
         mount_from: Option<&str>,
     ) -> Result<Opened, Error> {
-        let mut call = self.call(Method::POST, target, "blobs/uploads/")?;
+        let mut call = self.call(Method::POST, target, "blobs/uploads/").await?;
         call.scope = push_scope(target);
         call.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
         if let Some(from) = mount_from {
@@ -180,7 +184,7 @@ impl RegistryAccess {
             });
             Ok(Body::wrap_stream(pieces))
         };
-        let mut call = self.call(Method::PUT, target, "")?;
+        let mut call = self.call(Method::PUT, target, "").await?;
         let foreign = !same_origin(&session, &call.url);
         call.url = session;
         call.scope = push_scope(target);

@@ -79,11 +79,13 @@ impl RegistryAccess {
         if let Some(digest) = reference.digest() {
             return Ok(digest);
         }
-        let mut call = self.call(
-            Method::HEAD,
-            reference,
-            &format!("manifests/{}", reference.manifest_name()),
-        )?;
+        let mut call = self
+            .call(
+                Method::HEAD,
+                reference,
+                &format!("manifests/{}", reference.manifest_name()),
+            )
+            .await?;
         call.headers = accept();
         let response = self.send(&call).await?;
         match response.status() {
@@ -162,7 +164,7 @@ impl RegistryAccess {
 
     async fn fetch_document(&self, reference: &Reference, entry: Option<&Descriptor>) -> Result<Fetched, Error> {
         let name = entry.map_or_else(|| reference.manifest_name(), |entry| entry.digest.to_string());
-        let mut call = self.call(Method::GET, reference, &format!("manifests/{name}"))?;
+        let mut call = self.call(Method::GET, reference, &format!("manifests/{name}")).await?;
         call.headers = accept();
         let response = self.send(&call).await?;
         if response.status() != StatusCode::OK {

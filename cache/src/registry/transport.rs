@@ -13,6 +13,7 @@ use reqwest::{Body, Method, Response, StatusCode, Url};
 use serde::Deserialize;
 
 use super::error::root_cause;
+use super::scheme::is_distrust;
 use super::{Error, Patience, RegistryAccess};
 
 /// As browsers and Go do; a longer chain is a loop.
@@ -42,14 +43,19 @@ pub(super) fn scope_of(repository: &str, actions: &str) -> String {
 
 impl RegistryAccess {
     /// A request below `/v2/<repository>/`.
-    pub(super) fn call<'a>(&self, method: Method, reference: &'a Reference, path: &str) -> Result<Call<'a>, Error> {
+    pub(super) async fn call<'a>(
+        &self,
+        method: Method,
+        reference: &'a Reference,
+        path: &str,
+    ) -> Result<Call<'a>, Error> {
         let registry = reference.registry();
         let host = if registry == "docker.io" {
             "registry-1.docker.io"
         } else {
             registry
         };
-        let scheme = if self.is_plain(reference) { "http" } else { "https" };
+        let scheme = self.scheme(reference).await?.as_str();
         let text = format!("{scheme}://{host}/v2/{}/{path}", reference.repository());
         let url = Url::parse(&text).map_err(|error| Error::Malformed {
             what: registry.to_owned(),
@@ -64,12 +70,6 @@ impl RegistryAccess {
             scope: vec![scope_of(reference.repository(), "pull")],
             body: None,
         })
-    }
-
-    fn is_plain(&self, reference: &Reference) -> bool {
-        let registry = reference.registry();
-        let host = registry.rsplit_once(':').map_or(registry, |(host, _)| host);
-        reference.is_loopback() || self.insecure.iter().any(|listed| listed == registry || listed == host)
     }
 
     /// Sends until there is an answer worth reading: any status but 401 and those that are repeated.
@@ -147,12 +147,16 @@ impl RegistryAccess {
     pub(super) async fn follow(&self, call: &Call<'_>, authorization: Option<&HeaderValue>) -> Result<Response, Error> {
         let mut url = call.url.clone();
         for _ in 0..=REDIRECTS {
-            let mut request = self
-                .client
-                .http
+            let own = same_origin(&url, &call.url);
+            let client = if own {
+                self.own_client(call.registry)
+            } else {
+                &self.client.http
+            };
+            let mut request = client
                 .request(call.method.clone(), url.clone())
                 .headers(call.headers.clone());
-            if let Some(value) = authorization.filter(|_| same_origin(&url, &call.url)) {
+            if let Some(value) = authorization.filter(|_| own) {
                 request = request.header(AUTHORIZATION, value.clone());
             }
             if let Some(make_body) = call.body {
@@ -178,7 +182,7 @@ impl RegistryAccess {
                 Err(_) => return Err(unreachable(call.registry, "no answer in time".to_owned())),
             }
         };
-        answer.map_err(|error| unreachable(call.registry, root_cause(&error.without_url())))
+        answer.map_err(|error| send_error(call.registry, error))
     }
 
     /// The request for a token: never redirected, since the realm is checked before anything is sent to it.
@@ -192,13 +196,19 @@ impl RegistryAccess {
         let mut attempt = 1;
         loop {
             let method = if form.is_some() { Method::POST } else { Method::GET };
-            let mut request = self.client.http.request(method, realm.clone()).headers(headers.clone());
+            let own = same_origin(&realm, &call.url);
+            let client = if own {
+                self.own_client(call.registry)
+            } else {
+                &self.client.http
+            };
+            let mut request = client.request(method, realm.clone()).headers(headers.clone());
             if let Some(form) = &form {
                 request = request.body(form.clone());
             }
             let timed = tokio::time::timeout(self.client.patience.head, request.send()).await;
             let outcome = match timed {
-                Ok(answer) => answer.map_err(|error| unreachable(call.registry, root_cause(&error.without_url()))),
+                Ok(answer) => answer.map_err(|error| send_error(call.registry, error)),
                 Err(_) => Err(unreachable(
                     call.registry,
                     "no answer of its token server in time".to_owned(),
@@ -206,8 +216,8 @@ impl RegistryAccess {
             };
             let asked = match &outcome {
                 Ok(response) if is_transient(response.status()) => self.asked_wait(call, response)?,
-                Err(_) => None,
-                Ok(_) => return outcome,
+                Err(Error::Unreachable { .. }) => None,
+                _ => return outcome,
             };
             if attempt >= self.client.patience.tries {
                 return outcome;
@@ -276,6 +286,17 @@ pub(super) fn unreachable(registry: &str, cause: String) -> Error {
         registry: registry.to_owned(),
         cause,
     }
+}
+
+/// Why nothing came back: a certificate is worth no second attempt, a broken connection is.
+fn send_error(registry: &str, error: reqwest::Error) -> Error {
+    let distrust = is_distrust(&error);
+    let cause = root_cause(&error.without_url());
+    if distrust {
+        let registry = registry.to_owned();
+        return Error::Untrusted { registry, cause };
+    }
+    unreachable(registry, cause)
 }
 
 pub(super) fn is_transient(status: StatusCode) -> bool {
