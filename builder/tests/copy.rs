@@ -414,15 +414,15 @@ fn hard_links_of_an_archive_keep_their_bytes_where_links_reorder_or_replace_file
 }
 
 #[test]
-fn owners_and_modes_of_the_instruction_win_over_those_of_the_archive() {
-    let shown = unpacked("", &tree("d/ 700 7\nd/x 644 7\nl>x 777 7"), |add| {
+fn the_owner_of_the_instruction_applies_to_what_an_archive_names_and_its_mode_to_nothing() {
+    let shown = unpacked("", &tree("d/ 700 7\nd/x 644 7\nl>x 777 7\nm/n 600 7"), |add| {
         add.owner = Some(Owner {
             user: Some(Id::Number(3)),
             group: None,
         });
         add.mode = Some(ModeChange::Octal(0o751));
     });
-    assert_eq!(shown.unwrap(), "p/ 751 3:3, p/d/ 751 3:3, p/d/x 751 3:3, p/l>x 777 3:3");
+    assert_eq!(shown.unwrap(), "p/ 755 3:3, p/d/ 700 3:3, p/d/x 644 3:3, p/l>x 777 3:3, p/m/ 755 0:0, p/m/n 600 3:3");
 }
 
 #[test]

@@ -100,8 +100,8 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     /// Adds what changed inside `path`. `replaced`: what was here before is gone as a whole, so whatever is not here again needs a
-    /// whiteout of its own. Returns whether a stub was left out directly in it.
-    fn directory(&mut self, path: &RelPath, replaced: bool) -> Result<bool, DiffError> {
+    /// whiteout of its own.
+    fn directory(&mut self, path: &RelPath, replaced: bool) -> Result<(), DiffError> {
         let failed = |source| read_error(path, source);
         let mut found = list(&self.upper, path).map_err(failed)?;
         if replaced {
@@ -111,7 +111,6 @@ impl Walk<'_> {
                 }
             }
         }
-        let mut left_out = false;
         for (name, stat) in found.drain(..) {
             let path = child(path, &name);
             match FileType::from_raw_mode(stat.st_mode) {
@@ -121,12 +120,12 @@ impl Walk<'_> {
                         self.whiteout(path);
                     }
                 }
-                _ if self.is_empty_stub(&path, &stat)? => left_out = true,
+                _ if self.is_empty_stub(&path, &stat)? => {}
                 FileType::Directory => self.subdirectory(path, &stat, replaced)?,
                 _ => self.file(path, &stat)?,
             }
         }
-        Ok(left_out)
+        Ok(())
     }
 
     fn subdirectory(&mut self, path: RelPath, stat: &Stat, replaced: bool) -> Result<(), DiffError> {
@@ -137,13 +136,11 @@ impl Walk<'_> {
         let before = self.below(&path)?;
         let at = self.changes.len();
         self.push(now.clone(), Content::None);
-        let stub_left_out = self.directory(&path, replaced)?;
+        self.directory(&path, replaced)?;
         let only_entry = self.changes.len() == at + 1;
         let unchanged = before.is_some_and(|mut before| {
-            // Making the stub touched the time of this directory; the step did not.
-            if stub_left_out {
-                before.mtime = now.mtime;
-            }
+            // A time alone is no change: a file that came and went leaves it behind, and so does a mount point.
+            before.mtime = now.mtime;
             same_metadata(&before, &now)
         });
         if only_entry && unchanged {

@@ -194,17 +194,21 @@ impl Copy<'_> {
     }
 
     /// What `tree` holds, as unpacking it in the destination would leave it: the archive's word wins for what it names, but for
-    /// the destination itself, and its parents are followed through links of the destination, with that as their root.
+    /// the destination itself, and its parents are followed through links of the destination, with that as their root. A mode
+    /// option does not apply: the archive states modes.
     fn archive(&mut self, (source_index, root_index): (usize, usize), tree: &Tree) -> Result<(), CopyError> {
         let target = self.target()?;
-        let made = self.made(self.now);
+        let (uid, gid) = self.owner.unwrap_or((0, 0));
+        let made = made_directory(uid, gid, self.now);
         self.destination.make_directories(&target, &made)?;
+        // Directories that the archive implies and does not name are nobody's: no option of the instruction applies to them.
+        let implied = made_directory(0, 0, self.now);
         let mut located: HashMap<&RelPath, RelPath> = HashMap::new();
         for entry in tree.entries().iter().filter(|entry| !entry.path.is_root()) {
             let path = self.destination.locate_below(&target, &entry.path)?;
             self.destination
-                .make_directories(&path.parent().unwrap_or_default(), &made)?;
-            let mut planned = self.changed(entry.clone());
+                .make_directories(&path.parent().unwrap_or_default(), &implied)?;
+            let mut planned = self.owned(entry.clone());
             let mut from = PlannedContent::None;
             let member = |path: &RelPath| PlannedContent::Member {
                 source_index,
@@ -348,21 +352,27 @@ impl Copy<'_> {
         Ok(())
     }
 
-    /// A directory that no source has: an octal mode applies to it, a symbolic one does not.
+    /// A directory that no source has: the permissions of an octal mode apply to it, a symbolic one does not.
     fn made(&self, mtime: Timestamp) -> TreeEntry {
         let (uid, gid) = self.owner.unwrap_or((0, 0));
         let mut entry = made_directory(uid, gid, mtime);
         if let Some(change @ ModeChange::Octal(_)) = &self.action.mode {
-            entry.mode = mode::apply(change, entry.mode, true);
+            entry.mode = mode::apply(change, entry.mode, true) & 0o777;
+        }
+        entry
+    }
+
+    /// `entry` after `--chown`.
+    fn owned(&self, mut entry: TreeEntry) -> TreeEntry {
+        if let Some((uid, gid)) = self.owner {
+            (entry.uid, entry.gid) = (uid, gid);
         }
         entry
     }
 
     /// `entry` after `--chown` and `--chmod`.
-    fn changed(&self, mut entry: TreeEntry) -> TreeEntry {
-        if let Some((uid, gid)) = self.owner {
-            (entry.uid, entry.gid) = (uid, gid);
-        }
+    fn changed(&self, entry: TreeEntry) -> TreeEntry {
+        let mut entry = self.owned(entry);
         if let Some(change) = &self.action.mode
             && !matches!(entry.kind, EntryKind::Symlink { .. })
         {

@@ -37,8 +37,10 @@ fn check_stage_name(name: Piece<'_>) -> Result<(), Diagnostic> {
     if starts && lower.chars().all(allowed) {
         return Ok(());
     }
-    let message =
-        format!("invalid name for build stage: \"{lower}\", name can't start with a number or contain symbols");
+    let message = format!(
+        "invalid name for build stage: \"{}\", name can't start with a number or contain symbols",
+        name.as_str()
+    );
     Err(Diagnostic::error("invalid-stage-name", name.span(), message))
 }
 
