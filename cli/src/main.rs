@@ -11,6 +11,7 @@ mod exit;
 mod values;
 mod output;
 mod secret;
+mod proxies;
 mod dockerfile;
 mod request;
 mod beneath;

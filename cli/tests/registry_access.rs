@@ -140,3 +140,18 @@ fn a_credential_helper_is_asked_in_the_docker_way() {
     push().exits(0);
     run(&place, &["push", &name]).exits(1).says("docker-credential-tests");
 }
+
+#[test]
+fn the_proxies_of_docker_reach_steps_and_are_no_part_of_the_image() {
+    needs!();
+    let place = Place::new();
+    place.dockerfile("FROM base\nRUN echo $http_proxy $HTTP_PROXY\n");
+    let config = r#"{"proxies":{"default":{"httpProxy":"http://proxy.example:3128"}}}"#;
+    place.file("../home/.docker/config.json", config);
+    let built = place.build(&["."]).exits(0);
+    let step = built.step("RUN echo $http_proxy $HTTP_PROXY");
+    assert_eq!(step.log.trim(), "http://proxy.example:3128 http://proxy.example:3128");
+    assert!(!built.stderr.contains("warning"), "{}", built.stderr);
+    let image = place.image(&[]);
+    assert!(!serde_json::to_string(&image.config).unwrap().contains("proxy.example"));
+}

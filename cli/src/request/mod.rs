@@ -14,6 +14,7 @@ use crate::config::{Config, Environment};
 use crate::dockerfile::{self, Description, NamedText};
 use crate::exit::Problem;
 use crate::output::{self, Destination, Output};
+use crate::proxies;
 use crate::secret::Secrets;
 use crate::session::{Context, Session, extract};
 use crate::values;
@@ -46,7 +47,8 @@ pub(crate) fn resolve(args: &BuildArgs, config: &Config, stdin: impl Read) -> Re
         .collect::<Result<Vec<_>, _>>()?;
     let outputs = outputs(&args.result, &tags)?;
     let secrets = Secrets::read(&args.steps.secrets, environment)?;
-    let build_args = build_args(&args.what.build_args, environment)?;
+    let mut build_args = build_args(&args.what.build_args, environment)?;
+    proxies::add(&config.docker_config, &mut build_args)?;
     let (named, named_contexts) = named_contexts(&args.what.build_contexts)?;
     let main = main_context(args, stdin)?;
     let mut contexts = named_contexts;
