@@ -177,10 +177,21 @@ async fn in_process(config: &Config) -> Result<Connection, Problem> {
 }
 
 async fn wait_for_lock(config: &Config) -> Result<File, Problem> {
+    let socket = socket_path(&config.root);
     let mut turn = Turn::default();
+    let mut next_look = Instant::now();
     loop {
         if let Some(lock) = owned_lock(&config.root)? {
             return Ok(lock);
+        }
+        // A server that was started on demand would idle for minutes while we wait.
+        if Instant::now() >= next_look {
+            next_look = Instant::now() + TELL_AFTER;
+            if let Some((channel, info)) = dial(&socket).await?
+                && info.ends_when_idle
+            {
+                drain(config, channel, &info).await?;
+            }
         }
         turn.wait(config).await;
     }
@@ -292,7 +303,7 @@ async fn on_demand(config: &Config) -> Result<Channel, Problem> {
     }
 }
 
-/// Asks a server of another version to end, and waits until it has.
+/// Asks a server to end once its builds have ended, and waits until it has.
 async fn drain(config: &Config, channel: Channel, info: &v1::InfoReply) -> Result<(), Problem> {
     let version = &info.version;
     if info.builds_running > 0 {

@@ -89,6 +89,19 @@ fn an_idle_server_ends_by_itself() {
 }
 
 #[test]
+fn a_command_with_a_server_of_its_own_does_not_wait_until_an_idle_one_ends() {
+    needs!();
+    let place = Place::new();
+    place.dockerfile("FROM base\nRUN echo a\n");
+    place.run(&["build", &place.base(), "."]).exits(0);
+    let server = place.server().expect("a server serves now");
+    let second = place.build(&["."]).exits(0);
+    assert_eq!(second.summary(), "CACHED RUN echo a\n");
+    assert_eq!(place.server(), None, "{server:?} is in the way");
+    nothing_is_left(&place.root());
+}
+
+#[test]
 fn an_interrupt_ends_an_in_process_build_and_its_step() {
     needs!();
     let place = Place::new();

@@ -34,6 +34,7 @@ impl AdminApi for AdminService {
             root: self.0.root.display().to_string(),
             builds_running: self.0.builds.running() as u64,
             probes: probes.collect(),
+            ends_when_idle: self.0.idle_timeout.is_some(),
         }))
     }
 

@@ -36,8 +36,8 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
     let host = open_host(&options).await?;
-    let shared = Shared::new(host, options.root.clone(), shutdown.clone());
-    if let Some(timeout) = options.idle_timeout {
+    let shared = Shared::new(host, options, shutdown.clone());
+    if let Some(timeout) = shared.idle_timeout {
         shared.tasks.spawn(Arc::clone(&shared).end_when_idle(timeout));
     }
     let incoming = UnixListenerStream::new(listener);
@@ -67,7 +67,7 @@ const DUPLEX_BUFFER: usize = 1 << 20;
 /// A store that cannot be opened.
 pub async fn in_process(options: ServeOptions, shutdown: CancellationToken) -> Result<InProcess, ServeError> {
     let host = open_host(&options).await?;
-    let shared = Shared::new(host, options.root, shutdown.clone());
+    let shared = Shared::new(host, options, shutdown.clone());
     let (connections, incoming) = tokio::sync::mpsc::channel::<Result<Memory, std::io::Error>>(4);
     let served =
         router(&shared).serve_with_incoming_shutdown(ReceiverStream::new(incoming), shutdown.clone().cancelled_owned());

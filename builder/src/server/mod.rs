@@ -11,10 +11,10 @@ pub mod registry;
 pub mod sessions;
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -66,13 +66,15 @@ pub struct Shared {
     pub shutdown: CancellationToken,
     /// Where the store is.
     pub root: PathBuf,
-    activity: AtomicU64,
+    /// After how long without work the server ends; nothing: it stays.
+    pub idle_timeout: Option<Duration>,
+    last_activity: Mutex<Instant>,
 }
 
 impl Shared {
     /// State of a server without clients.
     #[must_use]
-    pub fn new(host: Host, root: PathBuf, shutdown: CancellationToken) -> Arc<Self> {
+    pub fn new(host: Host, options: ServeOptions, shutdown: CancellationToken) -> Arc<Self> {
         let (sessions, builds) = (sessions::Sessions::default(), builds::Builds::default());
         Arc::new(Self {
             host,
@@ -80,26 +82,33 @@ impl Shared {
             builds,
             tasks: TaskTracker::new(),
             shutdown,
-            root,
-            activity: AtomicU64::new(0),
+            root: options.root,
+            idle_timeout: options.idle_timeout,
+            last_activity: Mutex::new(Instant::now()),
         })
     }
 
     /// Notes that a client did something: idle servers end.
     pub fn touch(&self) {
-        self.activity.fetch_add(1, Ordering::Relaxed);
+        *self.last_activity.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    fn last_activity(&self) -> Instant {
+        *self.last_activity.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends the server after `timeout` in which no build ran, no session was open and no call came.
     pub async fn end_when_idle(self: Arc<Self>, timeout: Duration) {
         loop {
-            let before = self.activity.load(Ordering::Relaxed);
+            let before = self.last_activity();
             tokio::select! {
                 () = self.shutdown.cancelled() => return,
-                () = tokio::time::sleep(timeout) => {}
+                () = tokio::time::sleep_until(before + timeout) => {}
             }
-            let idle = self.builds.running() == 0 && self.sessions.is_empty();
-            if idle && before == self.activity.load(Ordering::Relaxed) {
+            if self.builds.running() > 0 || !self.sessions.is_empty() {
+                // Their end counts as activity, too.
+                self.touch();
+            } else if before == self.last_activity() {
                 tracing::info!(after_seconds = timeout.as_secs(), "idle: ending");
                 self.shutdown.cancel();
                 return;
