@@ -244,9 +244,16 @@ fn confine(step: &Step) -> Result<(), Failure> {
             "the working directory is outside the root filesystem".to_owned(),
         ));
     }
+    lend_output(&step.identity)?;
     // The filter first: without `no_new_privs` it takes a capability that is dropped below.
     sys::install_filter(&seccomp::program()).attempt("install the system call filter")?;
     drop_privileges(&step.identity)
+}
+
+/// Makes the step's user the owner of its output: only an owner can open `/dev/stdout` again.
+fn lend_output(identity: &Identity) -> Result<(), Failure> {
+    let owner = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
+    rustix::fs::fchown(io::stdout(), Some(owner.0), Some(owner.1)).attempt("give the output to the user")
 }
 
 fn limit_resources() -> Result<(), Failure> {

@@ -17,8 +17,7 @@ use super::{file, fill, stubs};
 use crate::blocking;
 use crate::event::{EventLog, STEP_LOG_LIMIT, StepNumber};
 use crate::executor::{
-    self, ExecError, ExitReport, MountSource, Outcome, OutputChunk, OutputStream, Process, SecretValue, StepFile,
-    StepMount,
+    self, ExecError, ExitReport, MountSource, Outcome, OutputChunk, Process, SecretValue, Speaker, StepFile, StepMount,
 };
 use crate::layer::lower::LowerTrees;
 use crate::layer::tar::WrittenLayer;
@@ -384,12 +383,12 @@ async fn log(events: Arc<EventLog>, step: StepNumber, mut chunks: mpsc::Receiver
         }))
     };
     let mut taken = 0;
-    while let Some((stream, bytes)) = chunks.recv().await {
+    while let Some((speaker, bytes)) = chunks.recv().await {
         if taken >= STEP_LOG_LIMIT {
             continue;
         }
         taken += bytes.len();
-        publish(if stream == OutputStream::Stdout { 1 } else { 2 }, bytes.to_vec());
+        publish(if speaker == Speaker::Step { 1 } else { 2 }, bytes.to_vec());
         if taken >= STEP_LOG_LIMIT {
             let limit = STEP_LOG_LIMIT >> 20;
             publish(
