@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use super::cache_mount::CacheMount;
 use super::work::{BuildWork, FilesOf};
-use super::{file, fill, stubs};
+use super::{file, fill, sockets, stubs};
 use crate::blocking;
 use crate::event::{EventLog, STEP_LOG_LIMIT, StepNumber};
 use crate::executor::{
@@ -331,13 +331,14 @@ async fn commit(
 /// of the image needs them again.
 const KEPT_MOUNT_POINTS: [&[u8]; 3] = [b"dev", b"proc", b"sys"];
 
-/// What is in `active` over the layers of `trees`, base first. Mount points that were made for the step are not in the layer, and
-/// not in the snapshot that later steps see.
+/// What is in `active` over the layers of `trees`, base first. Mount points that were made for the step, and sockets that it left,
+/// are not in the layer, and not in the snapshot that later steps see.
 fn changes(active: &Active, trees: &[Arc<Tree>], stubs: &[RelPath]) -> Result<WrittenLayer, BuildError> {
     let lower = LowerTrees(trees.iter().rev().map(Arc::as_ref).collect());
     let left_out = stubs.iter().cloned().collect();
-    let entries = diff::diff(&active.upper, &lower, &left_out).map_err(|error| store_failed(&error))?;
-    let written = tar::write(&entries, None, &mut std::io::sink()).map_err(|error| store_failed(&error))?;
+    let changes = diff::diff(&active.upper, &lower, &left_out).map_err(|error| store_failed(&error))?;
+    let written = tar::write(&changes.entries, None, &mut std::io::sink()).map_err(|error| store_failed(&error))?;
+    sockets::remove(&active.upper, &changes.sockets).map_err(|error| store_failed(&error))?;
     stubs::remove(&active.upper, stubs).map_err(|error| store_failed(&error))?;
     Ok(written)
 }

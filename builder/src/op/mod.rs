@@ -16,4 +16,5 @@ pub mod exec;
 pub mod cache_mount;
 pub mod fill;
 pub mod stubs;
+pub mod sockets;
 pub mod archive;
