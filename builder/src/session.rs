@@ -20,6 +20,7 @@ const ANSWER_QUEUE: usize = 16;
 /// A connected client.
 pub struct Session {
     hello: v1::Hello,
+    same_user: bool,
     /// Directories that client and server both see, opened once.
     in_place: HashMap<String, Arc<OwnedFd>>,
     questions: mpsc::Sender<v1::ServerMessage>,
@@ -65,6 +66,7 @@ impl Session {
         };
         Arc::new(Self {
             hello,
+            same_user,
             in_place,
             questions,
             next_id: AtomicU64::new(1),
@@ -77,6 +79,12 @@ impl Session {
     #[must_use]
     pub fn build_id(&self) -> &str {
         &self.hello.build_id
+    }
+
+    /// Whether the client is the user that the server runs as: it could do itself whatever it asks for.
+    #[must_use]
+    pub fn is_same_user(&self) -> bool {
+        self.same_user
     }
 
     /// Cancelled when the client has gone.

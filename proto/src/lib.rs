@@ -4,8 +4,8 @@
 //! never knows I/O, clocks, async, or defaults of the machine it runs on; what it encodes is pinned by golden tests.
 //!
 //! Reading order: identity first ([`digest`], [`reference`], [`platform`]), then what images are made of ([`oci`],
-//! [`tree`]), then what a build is made of ([`definition`], [`canonical`], [`record`]), last the gRPC protocol
-//! ([`v1`], generated from `proto/rbuild/v1/*.proto`) and the way between it and the types here ([`convert`]).
+//! [`tree`]), then what a build is made of ([`definition`], [`entitlement`], [`canonical`], [`record`]), last the
+//! gRPC protocol ([`v1`], generated from `proto/rbuild/v1/*.proto`) and the way between it and the types here ([`convert`]).
 #![forbid(unsafe_code)]
 
 pub mod date;
@@ -15,6 +15,7 @@ pub mod platform;
 pub mod oci;
 pub mod tree;
 pub mod definition;
+pub mod entitlement;
 pub mod canonical;
 pub mod record;
 pub mod v1;

@@ -1,8 +1,9 @@
 //! Running what a Dockerfile asks for, in a sandbox.
 //!
 //! A [`Process`] says everything about a step; one function builds every sandbox from it, and nothing in it can weaken the
-//! sandbox except [`Network::Host`]. [`NamespaceExecutor`] is the root tier: new mount, pid, ipc, uts, cgroup and network
-//! namespaces, built by a single-threaded child that executes this program again (see [`init_main`]).
+//! sandbox except [`Network::Host`], [`Security::Insecure`] and its devices, which users must allow by name.
+//! [`NamespaceExecutor`] is the root tier: new mount, pid, ipc, uts, cgroup and network namespaces, built by a single-threaded
+//! child that executes this program again (see [`init_main`]).
 //!
 //! # One pipe for both output streams
 //!
@@ -14,7 +15,9 @@
 //! but then programs see one, and draw colours and progress bars; a socket cannot be opened again as `/dev/stdout`.
 
 mod cgroup;
+mod device;
 mod init;
+mod insecure;
 pub(crate) mod namespace;
 mod network;
 mod probe;
@@ -60,6 +63,10 @@ pub struct Process {
     pub hostname: Option<String>,
     /// What the step can reach.
     pub network: Network,
+    /// What the step may do.
+    pub security: Security,
+    /// Devices of the machine in the step's `/dev`, beside those that every step has.
+    pub devices: Vec<StepDevice>,
     /// Lines for `/etc/hosts`: name and address.
     pub extra_hosts: Vec<(String, String)>,
     /// The root filesystem. It is mounted in the step's own namespace only.
@@ -81,6 +88,35 @@ pub enum Network {
     None,
     /// The network of the engine.
     Host,
+}
+
+/// What a step may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Security {
+    /// The default capabilities, the system call filter, nothing of the kernel's settings.
+    Sandbox,
+    /// All capabilities of the engine, no filter, the kernel's settings, common devices of the machine. The namespaces are
+    /// still those of the step, but nothing keeps it in them.
+    Insecure,
+}
+
+/// A device of the machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepDevice {
+    /// Absolute path in the step, below `/dev`.
+    pub path: String,
+    /// Block device instead of character device.
+    pub block: bool,
+    /// Major number.
+    pub major: u32,
+    /// Minor number.
+    pub minor: u32,
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
 }
 
 /// A generated file, such as a here-document under `/dev/pipes`.
@@ -143,6 +179,11 @@ pub enum MountSource {
     /// The socket of an agent, at this path of the engine's own file system.
     Socket {
         /// The socket, trusted.
+        path: PathBuf,
+    },
+    /// A file or directory of the machine, as a device needs it.
+    Machine {
+        /// Its path, trusted.
         path: PathBuf,
     },
 }

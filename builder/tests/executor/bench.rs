@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use builder::executor::{
-    ExecError, Executor, ExitReport, NamespaceExecutor, Network, Outcome, OutputChunk, Process, Speaker,
+    ExecError, Executor, ExitReport, NamespaceExecutor, Network, Outcome, OutputChunk, Process, Security, Speaker,
 };
 use builder::snapshot::rootfs::{Rootfs, Upper};
 use tokio::sync::mpsc;
@@ -109,6 +109,8 @@ impl Bench {
             user: String::new(),
             hostname: None,
             network: Network::None,
+            security: Security::Sandbox,
+            devices: Vec::new(),
             extra_hosts: Vec::new(),
             rootfs: Rootfs::Overlay {
                 lower: vec![self.path("base")],

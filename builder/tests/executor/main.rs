@@ -12,6 +12,7 @@ mod bench;
 mod ends;
 mod mounts;
 mod output;
+mod privileges;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -43,6 +44,22 @@ const TESTS: &[Test] = &[
         output::output_of_a_killed_step_is_not_lost,
     ),
     ("output_is_a_pipe", output::output_is_a_pipe),
+    (
+        "an_insecure_step_may_what_the_engine_may",
+        privileges::an_insecure_step_may_what_the_engine_may,
+    ),
+    (
+        "an_insecure_step_has_devices_of_the_machine",
+        privileges::an_insecure_step_has_devices_of_the_machine,
+    ),
+    (
+        "a_device_appears_as_it_is_described",
+        privileges::a_device_appears_as_it_is_described,
+    ),
+    (
+        "devices_outside_of_dev_are_refused",
+        privileges::devices_outside_of_dev_are_refused,
+    ),
     (
         "a_program_that_cannot_be_executed_says_why",
         a_program_that_cannot_be_executed_says_why,

@@ -5,6 +5,7 @@ use std::io::Read;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use proto::entitlement::{Entitlement, Entitlements};
 use proto::platform::Platform;
 use proto::v1;
 use proto::v1::named_context::{Kind, Local, OciLayout};
@@ -313,29 +314,24 @@ fn network(args: &StepArgs) -> Result<String, Problem> {
 }
 
 fn entitlements(args: &StepArgs) -> Result<Vec<String>, Problem> {
-    let mut granted = Vec::new();
-    for entitlement in &args.allow {
-        match entitlement.as_str() {
-            "network.host" => granted.push(entitlement.clone()),
-            "security.insecure" => {
-                return Err(Problem::usage(
-                    "--allow: `security.insecure` is not supported: steps never run privileged",
-                ));
-            }
-            other => {
-                return Err(
-                    Problem::usage(format!("--allow: there is no entitlement `{other}`")).help("use network.host")
-                );
-            }
-        }
-    }
+    let mut granted = grants("--allow", &args.allow)?;
     // The flag itself is the consent, as in other builders.
     if args.network == "host" {
-        granted.push("network.host".to_owned());
+        granted.push(Entitlement::NetworkHost);
     }
-    granted.sort();
-    granted.dedup();
-    Ok(granted)
+    let granted: Entitlements = granted.into_iter().collect();
+    Ok(granted.iter().map(Entitlement::to_string).collect())
+}
+
+/// The entitlements that `flag` names.
+///
+/// # Errors
+/// A word that names none.
+pub(crate) fn grants(flag: &str, words: &[String]) -> Result<Vec<Entitlement>, Problem> {
+    let parsed = words.iter().map(|word| word.parse::<Entitlement>());
+    parsed.collect::<Result<_, _>>().map_err(|error| {
+        Problem::usage(format!("{flag}: {error}")).help("use network.host, security.insecure, device or device=NAME")
+    })
 }
 
 /// `name:address` from `name:address` or `name=address`; brackets around IPv6 are dropped.
