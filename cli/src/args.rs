@@ -145,6 +145,9 @@ pub(crate) struct StepArgs {
     /// Secret for RUN --mount=type=secret: id=ID[,src=PATH|,env=VAR]
     #[arg(long = "secret", value_name = "SPEC")]
     pub(crate) secrets: Vec<String>,
+    /// SSH agent or keys for RUN --mount=type=ssh; with neither the agent of SSH_AUTH_SOCK
+    #[arg(long = "ssh", value_name = "default|ID[=SOCKET|KEY[,KEY…]]")]
+    pub(crate) ssh: Vec<String>,
     /// Network of RUN steps: default, none or host
     #[arg(long, value_name = "MODE", default_value = "default")]
     pub(crate) network: String,

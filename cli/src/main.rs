@@ -11,6 +11,8 @@ mod exit;
 mod values;
 mod output;
 mod secret;
+mod agent;
+mod key_agent;
 mod dockerfile;
 mod request;
 mod beneath;

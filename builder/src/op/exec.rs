@@ -4,13 +4,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use proto::definition::{ExecOp, Mount, MountKind, Network, Security, VertexId};
+use proto::definition::{ExecOp, Mount, MountAccess, MountKind, Network, Security, VertexId};
 use proto::digest::ChainId;
 use proto::record::Field;
 use proto::tree::{RelPath, Tree};
 use proto::v1::{self, event::Kind};
 use tokio::sync::mpsc;
 
+use super::agent::AgentSocket;
 use super::cache_mount::CacheMount;
 use super::device::{self, Edits};
 use super::work::{BuildWork, FilesOf};
@@ -93,12 +94,18 @@ pub async fn run(work: &BuildWork, exec: &ExecOp, inputs: &Inputs, step: StepNum
 struct Held {
     cache_mounts: Vec<CacheMount>,
     throw_away: Vec<Active>,
+    agents: Vec<AgentSocket>,
 }
 
 impl Held {
-    /// Frees cache mounts and removes what was written to throw-away mounts.
+    /// Frees cache mounts, closes agents, and removes what was written to throw-away mounts.
     async fn release(self, work: &BuildWork) -> Result<(), BuildError> {
         drop(self.cache_mounts);
+        for agent in self.agents {
+            agent.close().await.map_err(|error| {
+                BuildError::environment(format!("cannot remove the socket of an SSH agent: {error}"))
+            })?;
+        }
         for active in self.throw_away {
             abandon(work, active).await?;
         }
@@ -178,6 +185,13 @@ impl Prepared {
         self.env.push((name.to_owned(), value));
     }
 
+    /// A step finds its first agent, unless the Dockerfile names another one.
+    fn name_agent(&mut self, target: &str) {
+        if !self.env.iter().any(|(name, _)| name == AGENT_VARIABLE) {
+            self.env.push((AGENT_VARIABLE.to_owned(), target.to_owned()));
+        }
+    }
+
     fn add(&mut self, edits: Edits) {
         for (name, value) in edits.env {
             self.set_variable(&name, value);
@@ -188,6 +202,9 @@ impl Prepared {
         self.devices.extend(edits.devices);
     }
 }
+
+/// Where programs look for the agent.
+const AGENT_VARIABLE: &str = "SSH_AUTH_SOCK";
 
 /// The mounts of a step, its devices, and its environment with the values of secrets that are asked for there.
 async fn prepare(
@@ -242,10 +259,11 @@ async fn prepare(
                     prepared.mount(target, source, true);
                 }
             }
-            MountKind::Ssh { required: false, .. } => {}
-            MountKind::Ssh { id, .. } => {
-                return Err(BuildError::user(format!("unset ssh forward key {id}"))
-                    .note("forwarding of SSH agents is not supported yet"));
+            MountKind::Ssh { id, access, required } => {
+                if let Some(source) = agent(work, id, access, *required, held)? {
+                    prepared.mount(target, source, false);
+                    prepared.name_agent(target);
+                }
             }
         }
     }
@@ -259,6 +277,29 @@ async fn secret(work: &BuildWork, id: &str, required: bool) -> Result<Option<Vec
             .help(format!("pass it with `--secret id={id},src=FILE`")));
     }
     Ok(value)
+}
+
+/// The socket of an agent; nothing if the client lends none and none is required.
+fn agent(
+    work: &BuildWork,
+    id: &str,
+    access: &MountAccess,
+    required: bool,
+    held: &mut Held,
+) -> Result<Option<MountSource>, BuildError> {
+    let job = &work.job;
+    if !job.session.has_agent(id) {
+        if required {
+            return Err(BuildError::user(format!("unset ssh forward key {id}"))
+                .help(format!("lend the agent with `--ssh {id}`")));
+        }
+        return Ok(None);
+    }
+    let socket = AgentSocket::open(&job.session, id, access, &job.host.store.tmp_dir())
+        .map_err(|error| BuildError::environment(format!("cannot make a socket for the SSH agent: {error}")))?;
+    let source = MountSource::Socket { path: socket.path() };
+    held.agents.push(socket);
+    Ok(Some(source))
 }
 
 /// A cache mount, filled if it is new.

@@ -14,6 +14,7 @@ pub mod mode;
 pub mod source;
 pub mod exec;
 pub mod cache_mount;
+pub mod agent;
 pub mod device;
 pub mod fill;
 pub mod stubs;

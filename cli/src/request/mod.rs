@@ -10,6 +10,7 @@ use proto::platform::Platform;
 use proto::v1;
 use proto::v1::named_context::{Kind, Local, OciLayout};
 
+use crate::agent::Agents;
 use crate::args::{BuildArgs, ResultArgs, StepArgs, WhatArgs};
 use crate::config::{Config, Environment};
 use crate::dockerfile::{self, Description, NamedText};
@@ -34,7 +35,7 @@ pub(crate) struct Build {
     _stdin_context: Option<tempfile::TempDir>,
 }
 
-/// Checks and resolves all flags; reads Dockerfile, ignore files and secrets.
+/// Checks and resolves all flags; reads Dockerfile, ignore files and secrets, and looks for SSH agents.
 ///
 /// # Errors
 /// Anything wrong with the flags or with what they name.
@@ -47,6 +48,7 @@ pub(crate) fn resolve(args: &BuildArgs, config: &Config, stdin: impl Read) -> Re
         .collect::<Result<Vec<_>, _>>()?;
     let outputs = outputs(&args.result, &tags)?;
     let secrets = Secrets::read(&args.steps.secrets, environment)?;
+    let agents = Agents::read(&args.steps.ssh, environment)?;
     let build_args = build_args(&args.what.build_args, environment)?;
     let (named, named_contexts) = named_contexts(&args.what.build_contexts)?;
     let main = main_context(args, stdin)?;
@@ -85,6 +87,7 @@ pub(crate) fn resolve(args: &BuildArgs, config: &Config, stdin: impl Read) -> Re
             description: Some(main.description),
             contexts,
             secrets,
+            agents,
             docker_config: config.docker_config.clone(),
             cache_dir: config.cache_dir.clone(),
             share_paths: false,

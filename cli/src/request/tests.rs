@@ -135,6 +135,7 @@ fn flags_that_can_not_act_are_refused() {
     for (flags, words) in [
         (&["--network", "bridge"][..], "no mode `bridge`"),
         (&["--allow", "security.none"], "no entitlement `security.none`"),
+        (&["--ssh", "default"], "SSH_AUTH_SOCK is not set"),
         (&["--shm-size", "0"], "no size"),
         (&["--platform", "linux/a/b/c"], "not a platform"),
         (&["-t", "App"], "lower case"),
