@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use cache::lease::Lease;
 use cache::registry::RegistryAccess;
+use proto::definition::Network;
+use proto::entitlement::{Entitlement, Entitlements};
 use proto::v1;
 use tokio_util::sync::CancellationToken;
 
@@ -95,6 +97,7 @@ pub async fn build(
     cancel: &CancellationToken,
 ) -> Result<v1::Success, BuildError> {
     let lease = Arc::new(host.store.lease());
+    check_entitlements(request, session, &host.entitlements)?;
     let job = Job::new(host, session, events, cancel, &request.insecure_registries);
     let planned = plan::make(request, &job).await?;
     for _ in 0..REWINDS {
@@ -115,6 +118,26 @@ pub async fn build(
         ..job
     };
     solve_and_export(request, &planned, &attempt, &lease).await
+}
+
+/// Whether what the client allows is the client's to allow. The user that the server runs as could do all of it without the server;
+/// what anybody else may allow is up to who started it.
+fn check_entitlements(request: &BuildRequest, session: &Session, for_others: &Entitlements) -> Result<(), BuildError> {
+    let wanted = Entitlement::NetworkHost;
+    if request.network == Network::Host && !request.entitlements.allow(&wanted) {
+        return Err(BuildError::user(format!("{wanted} is not allowed")));
+    }
+    if session.is_same_user() {
+        return Ok(());
+    }
+    match request.entitlements.iter().find(|asked| !for_others.allow(asked)) {
+        Some(refused) => Err(BuildError::user(format!("{refused} is not allowed"))
+            .note("you are not the user that the build server runs as, and it was not started to allow this to others")
+            .help(format!(
+                "start it with `rbuild serve --allow-insecure-entitlement {refused}`"
+            ))),
+        None => Ok(()),
+    }
 }
 
 async fn solve_and_export(
@@ -142,4 +165,40 @@ async fn solve_and_export(
     };
     let image = export::image::assemble(planned, &outputs, job)?;
     export::all(request, &image, job).await
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::platform::Platform;
+
+    use super::*;
+
+    fn check(granted: &[&str], network: &str, same_user: bool, for_others: &[&str]) -> Result<(), String> {
+        let wire = v1::SubmitRequest {
+            build_id: "0".repeat(32),
+            network: network.to_owned(),
+            entitlements: granted.iter().map(|word| (*word).to_owned()).collect(),
+            ..v1::SubmitRequest::default()
+        };
+        let request = BuildRequest::from_wire(wire, &Platform::new("linux", "amd64", "")).unwrap();
+        let (questions, _) = tokio::sync::mpsc::channel(1);
+        let session = Session::new(v1::Hello::default(), questions, same_user);
+        let for_others = for_others.iter().map(|word| word.parse().unwrap()).collect();
+        check_entitlements(&request, &session, &for_others).map_err(|error| error.message)
+    }
+
+    #[test]
+    fn other_users_allow_only_what_the_server_lets_them() {
+        let refused = |word: &str| Err(format!("{word} is not allowed"));
+        assert_eq!(check(&["security.insecure"], "", true, &[]), Ok(()));
+        assert_eq!(
+            check(&["security.insecure"], "", false, &[]),
+            refused("security.insecure")
+        );
+        assert_eq!(check(&["security.insecure"], "", false, &["security.insecure"]), Ok(()));
+        assert_eq!(check(&["device=v.com/c=x"], "", false, &["device=v.com/c"]), Ok(()));
+        assert_eq!(check(&["device"], "", false, &["device=v.com/c"]), refused("device"));
+        assert_eq!(check(&[], "", false, &[]), Ok(()));
+        assert_eq!(check(&[], "host", true, &[]), refused("network.host"));
+    }
 }

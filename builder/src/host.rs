@@ -1,10 +1,12 @@
 //! What a build gets from the machine it runs on: the only way to a clock, a store, processes and the network.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cache::registry::Client;
 use cache::store::Store;
+use proto::entitlement::Entitlements;
 use proto::platform::Platform;
 use tokio::sync::Semaphore;
 
@@ -31,6 +33,10 @@ pub struct Host {
     pub flights: Flights,
     /// Locks of cache mounts.
     pub cache_mounts: crate::op::cache_mount::CacheMounts,
+    /// What clients of other users may allow their steps.
+    pub entitlements: Entitlements,
+    /// Directories with specifications of devices, in ascending precedence.
+    pub device_specs: Vec<PathBuf>,
     /// What steps run on without emulation.
     pub platform: Platform,
 }

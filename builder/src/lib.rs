@@ -25,5 +25,6 @@ pub mod context;
 pub mod layer;
 pub mod snapshot;
 pub mod executor;
+pub mod cdi;
 mod blocking;
 mod sys;

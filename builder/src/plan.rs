@@ -134,7 +134,7 @@ fn options(request: &BuildRequest, job: &Job) -> LowerOptions {
         extra_hosts: request.add_hosts.clone(),
         shm_size_bytes: request.shm_size_bytes,
         contexts: contexts.collect(),
-        allow_network_host: request.allow_network_host,
+        entitlements: request.entitlements.clone(),
         source_date_epoch: request.source_date_epoch,
         multi_platform: false,
     }

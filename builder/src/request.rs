@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use proto::definition::Network;
 use proto::digest::Digest;
+use proto::entitlement::{Entitlements, UnknownEntitlement};
 use proto::oci::Compression;
 use proto::platform::Platform;
 use proto::reference::Reference;
@@ -28,8 +29,8 @@ pub struct BuildRequest {
     pub pull: bool,
     /// Network of steps that name none.
     pub network: Network,
-    /// Whether steps may use the host's network.
-    pub allow_network_host: bool,
+    /// What steps may have beyond the usual.
+    pub entitlements: Entitlements,
     /// Names and addresses.
     pub add_hosts: Vec<(String, String)>,
     /// Size of `/dev/shm`.
@@ -317,7 +318,7 @@ impl BuildRequest {
             no_cache,
             pull: wire.pull,
             network: network_from_wire(&wire.network)?,
-            allow_network_host: wire.entitlements.iter().any(|granted| granted == "network.host"),
+            entitlements: entitlements_from_wire(&wire.entitlements)?,
             add_hosts: wire
                 .add_hosts
                 .iter()
@@ -336,6 +337,13 @@ impl BuildRequest {
             insecure_registries: wire.insecure_registries,
         })
     }
+}
+
+fn entitlements_from_wire(granted: &[String]) -> Result<Entitlements, RequestError> {
+    let parsed = granted.iter().map(|word| word.parse());
+    parsed
+        .collect::<Result<_, UnknownEntitlement>>()
+        .map_err(|error| RequestError(error.to_string()))
 }
 
 impl Output {

@@ -1,6 +1,6 @@
 //! The client's side of a build as the server sees it: it asks, the client answers.
 //!
-//! Context files, secrets, credentials and local outputs pass through here and nowhere else; the server's own environment,
+//! Context files, secrets, SSH agents, credentials and local outputs pass through here and nowhere else; the server's own environment,
 //! home directory and files are never a substitute.
 
 use std::collections::HashMap;
@@ -20,6 +20,7 @@ const ANSWER_QUEUE: usize = 16;
 /// A connected client.
 pub struct Session {
     hello: v1::Hello,
+    same_user: bool,
     /// Directories that client and server both see, opened once.
     in_place: HashMap<String, Arc<OwnedFd>>,
     questions: mpsc::Sender<v1::ServerMessage>,
@@ -65,6 +66,7 @@ impl Session {
         };
         Arc::new(Self {
             hello,
+            same_user,
             in_place,
             questions,
             next_id: AtomicU64::new(1),
@@ -77,6 +79,12 @@ impl Session {
     #[must_use]
     pub fn build_id(&self) -> &str {
         &self.hello.build_id
+    }
+
+    /// Whether the client is the user that the server runs as: it could do itself whatever it asks for.
+    #[must_use]
+    pub fn is_same_user(&self) -> bool {
+        self.same_user
     }
 
     /// Cancelled when the client has gone.
@@ -232,6 +240,28 @@ impl Session {
         match answers.next().await? {
             Some(Answer::Secret(secret)) => Ok(Some(secret.value)),
             _ => Err(unexpected("GetSecret")),
+        }
+    }
+
+    /// Whether the client lends an SSH agent of that name.
+    #[must_use]
+    pub fn has_agent(&self, id: &str) -> bool {
+        self.hello.agent_ids.iter().any(|known| known == id)
+    }
+
+    /// Passes one request, without its length, to an SSH agent of the client, and returns the answer, without its length.
+    ///
+    /// # Errors
+    /// What the client says; a client that has gone; an answer that no agent gives.
+    pub async fn ask_agent(&self, id: &str, request: Vec<u8>) -> Result<Vec<u8>, BuildError> {
+        let question = v1::AskAgent {
+            id: id.to_owned(),
+            request,
+        };
+        let mut answers = self.ask(Question::AskAgent(question)).await?;
+        match answers.next().await? {
+            Some(Answer::AgentReply(answer)) if proto::agent::is_reply(&answer.reply) => Ok(answer.reply),
+            _ => Err(unexpected("AskAgent")),
         }
     }
 

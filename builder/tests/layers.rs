@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use builder::layer::apply::{LayerSource, UnpackError, Unpacked, scan, unpack};
-use builder::layer::diff::diff;
+use builder::layer::diff::{Socket, diff};
 use builder::layer::entry::{Content, LayerEntry};
 use builder::layer::limits::Limits;
 use builder::layer::lower::{Lower, LowerDirs, LowerTrees};
@@ -60,7 +60,7 @@ fn tar_of(entries: &[LayerEntry]) -> (Vec<u8>, WrittenLayer) {
 }
 
 fn diff_against(upper: &Path, lower: &dyn Lower) -> Vec<LayerEntry> {
-    diff(upper, lower, &BTreeSet::new()).unwrap()
+    diff(upper, lower, &BTreeSet::new()).unwrap().entries
 }
 
 /// Everything visible, one line per path.
@@ -589,9 +589,43 @@ fn stubs_are_left_out_while_they_are_empty() {
     std::fs::write(upper.join("etc/resolv.conf"), "used").unwrap();
     std::fs::create_dir_all(upper.join("proc")).unwrap();
     let stubs = BTreeSet::from([path("etc/hosts"), path("etc/resolv.conf"), path("proc")]);
-    let changes = diff(&upper, &LowerTrees::default(), &stubs).unwrap();
+    let changes = diff(&upper, &LowerTrees::default(), &stubs).unwrap().entries;
     let paths: Vec<String> = changes.iter().map(|change| change.entry.path.to_string()).collect();
     assert_eq!(paths, ["etc", "etc/resolv.conf"]);
+}
+
+#[test]
+fn a_socket_is_no_entry_but_hides_what_was_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    for name in ["base/run", "upper/run"] {
+        std::fs::create_dir_all(at(name)).unwrap();
+    }
+    std::fs::write(at("base/run/old"), "text").unwrap();
+    for name in ["upper/run/old", "upper/run/new"] {
+        drop(std::os::unix::net::UnixListener::bind(at(name)).unwrap());
+    }
+    let below = LowerDirs::open(&[at("base")]).unwrap();
+    let changes = diff(&at("upper"), &below, &BTreeSet::new()).unwrap();
+    let whiteouts = changes
+        .entries
+        .iter()
+        .filter(|change| change.entry.kind == EntryKind::Whiteout);
+    assert_eq!(
+        whiteouts.map(|change| change.entry.path.clone()).collect::<Vec<_>>(),
+        [path("run/old")]
+    );
+    assert!(
+        !changes
+            .entries
+            .iter()
+            .any(|change| change.entry.path == path("run/new"))
+    );
+    let socket = |name: &str, hides| Socket {
+        path: path(name),
+        hides,
+    };
+    assert_eq!(changes.sockets, [socket("run/new", false), socket("run/old", true)]);
 }
 
 #[test]
@@ -613,7 +647,9 @@ fn a_step_that_only_made_stubs_changes_nothing() {
     set_metadata(&at("base"), &["etc"], &spec(1));
     set_metadata(&at("upper"), &["etc"], &spec(2));
     let below = LowerDirs::open(&[at("base")]).unwrap();
-    let changes = diff(&at("upper"), &below, &BTreeSet::from([path("etc/hosts")])).unwrap();
+    let changes = diff(&at("upper"), &below, &BTreeSet::from([path("etc/hosts")]))
+        .unwrap()
+        .entries;
     assert_eq!(tar_of(&changes).1.diff_id, DiffId::EMPTY);
 }
 

@@ -15,7 +15,8 @@ use cache::store::{Options, Store};
 use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, FutureExt};
 use proto::definition::{
-    CopyAction, CopySource, Definition, ExecOp, FileAction, FileOp, ImageOp, LocalOp, Network, Op, Vertex, VertexId,
+    CopyAction, CopySource, Definition, ExecOp, FileAction, FileOp, ImageOp, LocalOp, Network, Op, Security, Vertex,
+    VertexId,
 };
 use proto::digest::{DiffId, Digest};
 use proto::platform::Platform;
@@ -70,6 +71,8 @@ impl Graph {
             cwd: "/".to_owned(),
             user: String::new(),
             network: Network::Default,
+            security: Security::Sandbox,
+            devices: Vec::new(),
             hostname: None,
             extra_hosts: Vec::new(),
             shm_size_bytes: None,

@@ -145,10 +145,13 @@ pub(crate) struct StepArgs {
     /// Secret for RUN --mount=type=secret: id=ID[,src=PATH|,env=VAR]
     #[arg(long = "secret", value_name = "SPEC")]
     pub(crate) secrets: Vec<String>,
+    /// SSH agent or keys for RUN --mount=type=ssh; with neither the agent of SSH_AUTH_SOCK
+    #[arg(long = "ssh", value_name = "default|ID[=SOCKET|KEY[,KEY…]]")]
+    pub(crate) ssh: Vec<String>,
     /// Network of RUN steps: default, none or host
     #[arg(long, value_name = "MODE", default_value = "default")]
     pub(crate) network: String,
-    /// Grant what a Dockerfile asks for: network.host
+    /// Grant what a Dockerfile asks for: network.host, security.insecure, device[=NAME]
     #[arg(long = "allow", value_name = "ENTITLEMENT", value_delimiter = ',')]
     pub(crate) allow: Vec<String>,
     /// Line in /etc/hosts of RUN steps, NAME:ADDRESS
@@ -199,6 +202,13 @@ pub(crate) struct ServeArgs {
     /// End after this long without builds, as in 15m [default: never]
     #[arg(long, value_name = "DURATION")]
     pub(crate) idle: Option<String>,
+    /// Let clients of other users grant their steps network.host, security.insecure or device[=NAME]
+    #[arg(
+        long = "allow-insecure-entitlement",
+        value_name = "ENTITLEMENT",
+        value_delimiter = ','
+    )]
+    pub(crate) allow_insecure_entitlement: Vec<String>,
     /// Leave the session of the terminal: how clients start a server
     #[arg(long, hide = true)]
     pub(crate) own_session: bool,

@@ -6,11 +6,13 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use crate::args::{ProgressArg, ServerArgs, ShowArgs};
+use crate::engine;
 use crate::exit::Problem;
 
 /// Variables that a server started on demand keeps: how to find programs, files, proxies and certificates. Everything else
 /// of the first client's environment, such as tokens of its CI job, is not for a process that serves later ones.
-const SERVER_VARIABLES: [&str; 18] = [
+const SERVER_VARIABLES: [&str; 19] = [
+    "RBUILD_CDI_DIRS",
     "PATH",
     "HOME",
     "USER",
@@ -106,6 +108,8 @@ pub(crate) struct Config {
     pub(crate) docker_config: PathBuf,
     /// Directory for what may be lost at any time; nothing without a home.
     pub(crate) cache_dir: Option<PathBuf>,
+    /// Directories with specifications of devices, in ascending precedence: RBUILD_CDI_DIRS, or those of every machine.
+    pub(crate) device_specs: Vec<PathBuf>,
     /// The rest of the environment.
     pub(crate) environment: Environment,
 }
@@ -135,8 +139,16 @@ impl Config {
             server,
             docker_config,
             cache_dir: cache_dir(&environment),
+            device_specs: device_specs(&environment),
             environment,
         })
+    }
+}
+
+fn device_specs(environment: &Environment) -> Vec<PathBuf> {
+    match environment.var_os("RBUILD_CDI_DIRS") {
+        Some(directories) => std::env::split_paths(directories).collect(),
+        None => engine::DEVICE_SPECS.iter().map(PathBuf::from).collect(),
     }
 }
 

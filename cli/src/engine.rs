@@ -8,6 +8,7 @@ use builder::server;
 use cache::registry::{Credentials, credentials};
 use frontend::patterns::IgnoreFile;
 use proto::digest::ContentDigest;
+use proto::entitlement::Entitlements;
 use proto::v1;
 use tokio::net::UnixListener;
 use tokio::task::JoinHandle;
@@ -24,7 +25,14 @@ pub(crate) struct ServeOptions {
     pub(crate) root: PathBuf,
     /// Ends after this long without builds.
     pub(crate) idle_timeout: Option<Duration>,
+    /// What clients of other users may allow their steps.
+    pub(crate) entitlements: Entitlements,
+    /// Directories with specifications of devices.
+    pub(crate) device_specs: Vec<PathBuf>,
 }
+
+/// Where specifications of devices are on every machine.
+pub(crate) use builder::cdi::DIRECTORIES as DEVICE_SPECS;
 
 /// A login as the session hands it out.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -70,6 +78,8 @@ fn options(options: ServeOptions, wait_for_store: bool) -> server::ServeOptions 
         idle_timeout: options.idle_timeout,
         slots: slots(),
         wait_for_store,
+        entitlements: options.entitlements,
+        device_specs: options.device_specs,
         sandbox_program: PathBuf::from("/proc/self/exe"),
     }
 }

@@ -12,6 +12,8 @@ mod values;
 mod output;
 mod secret;
 mod proxies;
+mod agent;
+mod key_agent;
 mod dockerfile;
 mod request;
 mod beneath;

@@ -11,6 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use hyper_util::rt::TokioIo;
+use proto::entitlement::Entitlements;
 use proto::v1;
 use proto::v1::admin_client::AdminClient;
 use rustix::fs::FlockOperation;
@@ -163,6 +164,9 @@ async fn in_process(config: &Config) -> Result<Connection, Problem> {
     let options = ServeOptions {
         root: config.root.clone(),
         idle_timeout: None,
+        // There is one client, and it is us.
+        entitlements: Entitlements::default(),
+        device_specs: config.device_specs.clone(),
     };
     let (channel, server) = engine::in_process(options, shutdown.clone()).await?;
     Ok(Connection {

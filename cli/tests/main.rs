@@ -10,6 +10,7 @@ mod failures;
 mod help;
 mod mounts;
 mod outputs;
+mod privileges;
 mod registry;
 mod registry_access;
 mod serve;

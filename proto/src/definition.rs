@@ -89,6 +89,10 @@ pub struct ExecOp {
     pub user: String,
     /// Which network the process sees.
     pub network: Network,
+    /// What the process may do.
+    pub security: Security,
+    /// `--device`, in order.
+    pub devices: Vec<DeviceRequest>,
     /// Host name, if not the default.
     pub hostname: Option<String>,
     /// `--add-host`: names and addresses; only names are part of the key.
@@ -111,6 +115,25 @@ pub enum Network {
     None,
     /// The network of the build server.
     Host,
+}
+
+/// What a step may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Security {
+    /// What containers usually may.
+    #[default]
+    Sandbox,
+    /// All that the build server may itself.
+    Insecure,
+}
+
+/// A device that a step asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct DeviceRequest {
+    /// `vendor/class=name`, `vendor/class=*`, `vendor/class`, or the name of a class.
+    pub name: String,
+    /// Whether the step fails where there is no such device.
+    pub required: bool,
 }
 
 /// A file whose bytes stand in the Dockerfile.

@@ -4,8 +4,9 @@
 //! never knows I/O, clocks, async, or defaults of the machine it runs on; what it encodes is pinned by golden tests.
 //!
 //! Reading order: identity first ([`digest`], [`reference`], [`platform`]), then what images are made of ([`oci`],
-//! [`tree`]), then what a build is made of ([`definition`], [`canonical`], [`record`]), last the gRPC protocol
-//! ([`v1`], generated from `proto/rbuild/v1/*.proto`) and the way between it and the types here ([`convert`]).
+//! [`tree`]), then what a build is made of ([`definition`], [`entitlement`], [`canonical`], [`record`]), last what is spoken:
+//! the gRPC protocol ([`v1`], generated from `proto/rbuild/v1/*.proto`), the way between it and the types here ([`convert`]),
+//! and the part of the SSH agent protocol that travels in it ([`agent`]).
 #![forbid(unsafe_code)]
 
 pub mod date;
@@ -15,7 +16,9 @@ pub mod platform;
 pub mod oci;
 pub mod tree;
 pub mod definition;
+pub mod entitlement;
 pub mod canonical;
 pub mod record;
 pub mod v1;
 pub mod convert;
+pub mod agent;

@@ -29,7 +29,7 @@ use super::root::{self, Entered};
 use super::spec::{Attempt, Failure, NetworkPlan, Reply, Spec, Status, receive, send};
 use super::target::Want;
 use super::user::{self, Identity};
-use super::{DEFAULT_HOSTNAME, seccomp};
+use super::{DEFAULT_HOSTNAME, Security, insecure, seccomp};
 use crate::sys::{self, Fork};
 
 /// What root in a step may do: the fourteen capabilities that container engines have always given.
@@ -157,6 +157,7 @@ fn first(mut spec: Spec) -> Result<Reply, Failure> {
             identity,
             cwd: cwd.fd,
             command,
+            security: process.security,
         },
         stubs,
     )
@@ -167,6 +168,7 @@ struct Step {
     identity: Identity,
     cwd: OwnedFd,
     command: Command,
+    security: Security,
 }
 
 fn run(step: &Step, stubs: Vec<PathBuf>) -> Result<Reply, Failure> {
@@ -244,9 +246,21 @@ fn confine(step: &Step) -> Result<(), Failure> {
             "the working directory is outside the root filesystem".to_owned(),
         ));
     }
-    // The filter first: without `no_new_privs` it takes a capability that is dropped below.
-    sys::install_filter(&seccomp::program()).attempt("install the system call filter")?;
-    drop_privileges(&step.identity)
+    lend_output(&step.identity)?;
+    match step.security {
+        Security::Sandbox => {
+            // The filter first: without `no_new_privs` it takes a capability that is dropped below.
+            sys::install_filter(&seccomp::program()).attempt("install the system call filter")?;
+            drop_privileges(&step.identity)
+        }
+        Security::Insecure => insecure::keep_privileges(&step.identity),
+    }
+}
+
+/// Makes the step's user the owner of its output: only an owner can open `/dev/stdout` again.
+fn lend_output(identity: &Identity) -> Result<(), Failure> {
+    let owner = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
+    rustix::fs::fchown(io::stdout(), Some(owner.0), Some(owner.1)).attempt("give the output to the user")
 }
 
 fn limit_resources() -> Result<(), Failure> {
@@ -285,12 +299,8 @@ fn drop_privileges(identity: &Identity) -> Result<(), Failure> {
             result => result.attempt("drop a capability")?,
         }
     }
-    let groups: Vec<Gid> = identity.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
-    let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
-    set_thread_groups(&groups).attempt("set groups")?;
-    set_thread_res_gid(gid, gid, gid).attempt("set the group")?;
     // Leaving uid 0 clears the permitted and effective sets.
-    set_thread_res_uid(uid, uid, uid).attempt("set the user")?;
+    become_user(identity)?;
     let held = if identity.uid == 0 {
         CAPABILITIES
     } else {
@@ -302,6 +312,14 @@ fn drop_privileges(identity: &Identity) -> Result<(), Failure> {
         inheritable: CapabilitySet::empty(),
     };
     set_capabilities(None, sets).attempt("set capabilities")
+}
+
+pub(super) fn become_user(identity: &Identity) -> Result<(), Failure> {
+    let groups: Vec<Gid> = identity.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
+    let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
+    set_thread_groups(&groups).attempt("set groups")?;
+    set_thread_res_gid(gid, gid, gid).attempt("set the group")?;
+    set_thread_res_uid(uid, uid, uid).attempt("set the user")
 }
 
 /// A program with everything that `execve` takes, made before the fork.

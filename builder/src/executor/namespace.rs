@@ -15,8 +15,8 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use rustix::fs::CWD;
 use rustix::mount::{MountAttrFlags, OpenTreeFlags, open_tree};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixStream, unix::pipe};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -26,8 +26,7 @@ use super::cgroup::{self, Group};
 use super::network::{Lease, Networks};
 use super::spec::{self, Failure, NetworkPlan, Reply, Spec, Status};
 use super::{
-    DEFAULT_HOSTNAME, ExecError, Executor, ExitReport, INIT_ARGUMENT, Network, Outcome, OutputChunk, OutputStream,
-    Process,
+    DEFAULT_HOSTNAME, ExecError, Executor, ExitReport, INIT_ARGUMENT, Network, Outcome, OutputChunk, Process, Speaker,
 };
 use crate::sys;
 
@@ -109,12 +108,14 @@ impl Runner {
             action: "describe the step",
             source,
         })?;
-        let (socket, mut child) = self.spawn()?;
-        let streams = (child.stdout.take(), child.stderr.take());
-        let (reply, (), ()) = tokio::join!(
+        let Started {
+            socket,
+            printed,
+            mut child,
+        } = self.spawn()?;
+        let (reply, ()) = tokio::join!(
             converse(socket, message, cancel.clone()),
-            forward(streams.0, OutputStream::Stdout, output.clone()),
-            forward(streams.1, OutputStream::Stderr, output.clone()),
+            forward(printed, output.clone()),
         );
         child.wait().await.map_err(|source| ExecError::Start {
             action: "wait for the sandbox",
@@ -158,22 +159,35 @@ impl Runner {
         }
     }
 
-    fn spawn(&self) -> Result<(UnixStream, Child), ExecError> {
+    fn spawn(&self) -> Result<Started, ExecError> {
         let start = |action| move |source| ExecError::Start { action, source };
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(start("make a socket"))?;
         ours.set_nonblocking(true).map_err(start("make a socket"))?;
         let socket = UnixStream::from_std(ours).map_err(start("make a socket"))?;
+        let (reader, writer) = io::pipe().map_err(start("make a pipe"))?;
+        let second = writer.try_clone().map_err(start("make a pipe"))?;
+        let printed = pipe::Receiver::from_owned_fd(reader.into()).map_err(start("make a pipe"))?;
+        // The command owns our copies of the writing end, and is dropped with this statement: only the step holds some then, and
+        // the output ends with its last process.
         let child = Command::new(format!("/proc/self/fd/{}", self.program.as_raw_fd()))
             .arg(INIT_ARGUMENT)
             .env_clear()
             .current_dir("/")
             .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stdout(Stdio::from(writer))
+            .stderr(Stdio::from(second))
             .spawn()
             .map_err(start("execute the init"))?;
-        Ok((socket, child))
+        Ok(Started { socket, printed, child })
     }
+}
+
+/// An init that waits for its step.
+struct Started {
+    socket: UnixStream,
+    /// Both output streams, in one.
+    printed: pipe::Receiver,
+    child: Child,
 }
 
 impl Executor for NamespaceExecutor {
@@ -225,19 +239,18 @@ async fn converse(mut socket: UnixStream, message: Vec<u8>, cancel: Cancellation
     Ok(reply)
 }
 
-/// Passes a stream on until its last writer is gone.
-async fn forward(stream: Option<impl AsyncRead + Unpin>, name: OutputStream, output: mpsc::Sender<OutputChunk>) {
-    let Some(mut stream) = stream else { return };
+/// Passes on what the step prints, until its last writer is gone.
+async fn forward(mut printed: pipe::Receiver, output: mpsc::Sender<OutputChunk>) {
     let mut wanted = true;
     let mut buffer = BytesMut::new();
     loop {
         buffer.reserve(CHUNK_BYTES);
-        match stream.read_buf(&mut buffer).await {
+        match printed.read_buf(&mut buffer).await {
             Ok(0) => return,
             // A step must not block or die because nobody listens, so its output is read and dropped.
             Ok(_) => {
                 let chunk = buffer.split().freeze();
-                wanted = wanted && output.send((name, chunk)).await.is_ok();
+                wanted = wanted && output.send((Speaker::Step, chunk)).await.is_ok();
             }
             Err(error) => {
                 tracing::warn!(reason = %error, "output of a step is lost");
@@ -258,7 +271,7 @@ async fn report(
         Some(Reply::Failed(Failure::Setup { action, reason })) => Err(ExecError::Setup { action, reason }),
         Some(Reply::NotExecuted { code, message, stubs }) => {
             let line = Bytes::from(format!("{message}\n"));
-            if output.send((OutputStream::Stderr, line)).await.is_err() {
+            if output.send((Speaker::Executor, line)).await.is_err() {
                 tracing::debug!(message, "nobody listens to the output of a step");
             }
             Ok(ExitReport {

@@ -10,7 +10,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
@@ -20,7 +20,7 @@ use rustix::mount::{
 
 use super::spec::{Attempt, Failure, Spec};
 use super::target::{Tree, Want};
-use super::{MountSource, StepMount};
+use super::{MountSource, Security, StepMount, device};
 use crate::snapshot::rootfs::Rootfs;
 use crate::sys;
 
@@ -28,9 +28,9 @@ use crate::sys;
 /// namespace is private, so the host never sees it.
 const SCRATCH: &str = "/sys";
 
-const NOSUID: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID;
+pub(super) const NOSUID: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID;
 const NODEV: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NODEV;
-const NOEXEC: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOEXEC;
+pub(super) const NOEXEC: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOEXEC;
 const RDONLY: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY;
 const NONE: MountAttrFlags = MountAttrFlags::empty();
 
@@ -53,22 +53,6 @@ const MASKED: [&str; 15] = [
     "/sys/kernel/security",
 ];
 const READONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
-/// Name, major and minor of the nodes in `/dev`.
-const NODES: [(&str, u32, u32); 6] = [
-    ("null", 1, 3),
-    ("zero", 1, 5),
-    ("full", 1, 7),
-    ("random", 1, 8),
-    ("urandom", 1, 9),
-    ("tty", 5, 0),
-];
-const DEV_LINKS: [(&str, &str); 5] = [
-    ("/proc/self/fd", "fd"),
-    ("/proc/self/fd/0", "stdin"),
-    ("/proc/self/fd/1", "stdout"),
-    ("/proc/self/fd/2", "stderr"),
-    ("pts/ptmx", "ptmx"),
-];
 /// The kernel cuts a string option here; longer paths are named through a descriptor.
 const MAX_OPTION_BYTES: usize = 256;
 const SHM_BYTES: u64 = 64 << 20;
@@ -93,9 +77,17 @@ pub(super) fn enter(spec: &Spec) -> Result<Entered, Failure> {
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).attempt("make mounts private")?;
     let scratch = Scratch::attach()?;
     let process = &spec.process;
-    let root = scratch.rootfs(&process.rootfs, "root", NODEV)?;
+    // Devices of an image open nothing in a sandbox.
+    let attributes = match process.security {
+        Security::Sandbox => NODEV,
+        Security::Insecure => NONE,
+    };
+    let root = scratch.rootfs(&process.rootfs, "root", attributes)?;
     let kernel = kernel_mounts(spec)?;
-    let masks = scratch.masks()?;
+    let masks = match process.security {
+        Security::Sandbox => Some(scratch.masks()?),
+        Security::Insecure => None,
+    };
     let mut generated = vec![
         scratch.file("/etc/hosts", spec.hosts.as_bytes(), 0o644, NOEXEC)?,
         scratch.file("/etc/resolv.conf", spec.resolv_conf.as_bytes(), 0o644, NOEXEC)?,
@@ -112,7 +104,10 @@ pub(super) fn enter(spec: &Spec) -> Result<Entered, Failure> {
     asked.sort_by_key(|mount| Path::new(&mount.target).components().count());
 
     let mut entered = pivot(root)?;
-    entered.attach_kernel(kernel, masks)?;
+    entered.attach_kernel(kernel)?;
+    if let Some(masks) = masks {
+        entered.protect_kernel(masks)?;
+    }
     for mount in generated.into_iter().chain(asked) {
         entered.attach(mount)?;
     }
@@ -134,7 +129,7 @@ fn pivot(root: OwnedFd) -> Result<Entered, Failure> {
 
 impl Entered {
     /// Attaches `/proc`, `/sys` and `/dev`, whose directories stay in the layer where an image lacked them.
-    fn attach_kernel(&self, kernel: Vec<Detached>, masks: Masks) -> Result<(), Failure> {
+    fn attach_kernel(&self, kernel: Vec<Detached>) -> Result<(), Failure> {
         for mount in kernel {
             let reached = self
                 .tree
@@ -142,6 +137,11 @@ impl Entered {
                 .map_err(|error| unreachable(&mount.target, error))?;
             attach_at(&mount.mount, &reached.fd).attempt(&format!("mount `{}`", mount.target))?;
         }
+        Ok(())
+    }
+
+    /// Hides what tells about the host, and makes the kernel's settings read-only.
+    fn protect_kernel(&self, masks: Masks) -> Result<(), Failure> {
         for path in READONLY {
             let Some(fd) = self.find(path)? else { continue };
             let clone = open_tree(&fd, "", clone_flags()).attempt(&format!("copy the mount of `{path}`"))?;
@@ -205,7 +205,7 @@ fn set_attributes(mount: &OwnedFd, attributes: MountAttrFlags) -> std::io::Resul
 }
 
 /// A new file system of `kind` with string `options`; an option with an empty value is a flag.
-fn new_mount(kind: &str, options: &[(&str, &str)], attributes: MountAttrFlags) -> Result<OwnedFd, Failure> {
+pub(super) fn new_mount(kind: &str, options: &[(&str, &str)], attributes: MountAttrFlags) -> Result<OwnedFd, Failure> {
     let action = format!("make a file system of type {kind}");
     let config = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).attempt(&action)?;
     for (key, value) in options {
@@ -222,6 +222,10 @@ fn new_mount(kind: &str, options: &[(&str, &str)], attributes: MountAttrFlags) -
 
 fn kernel_mounts(spec: &Spec) -> Result<Vec<Detached>, Failure> {
     let all = NOSUID | NODEV | NOEXEC;
+    let settings = match spec.process.security {
+        Security::Sandbox => all | RDONLY,
+        Security::Insecure => all,
+    };
     let shm_bytes = spec.process.shm_size_bytes.unwrap_or(SHM_BYTES).to_string();
     let pts = [
         ("newinstance", ""),
@@ -231,8 +235,8 @@ fn kernel_mounts(spec: &Spec) -> Result<Vec<Detached>, Failure> {
     ];
     let mut mounts = vec![
         ("/proc", new_mount("proc", &[], all)?),
-        ("/sys", new_mount("sysfs", &[], all | RDONLY)?),
-        ("/dev", device_directory()?),
+        ("/sys", new_mount("sysfs", &[], settings)?),
+        ("/dev", device::directory(&spec.process)?),
         ("/dev/pts", new_mount("devpts", &pts, NOSUID | NOEXEC)?),
         (
             "/dev/shm",
@@ -241,7 +245,7 @@ fn kernel_mounts(spec: &Spec) -> Result<Vec<Detached>, Failure> {
         ("/dev/mqueue", new_mount("mqueue", &[], all)?),
     ];
     if spec.show_cgroup {
-        mounts.push(("/sys/fs/cgroup", new_mount("cgroup2", &[], all | RDONLY)?));
+        mounts.push(("/sys/fs/cgroup", new_mount("cgroup2", &[], settings)?));
     }
     let detached = |(target, mount): (&str, OwnedFd)| Detached {
         target: target.to_owned(),
@@ -249,24 +253,6 @@ fn kernel_mounts(spec: &Spec) -> Result<Vec<Detached>, Failure> {
         want: Want::Dir,
     };
     Ok(mounts.into_iter().map(detached).collect())
-}
-
-/// `/dev`, complete before the image can see it.
-fn device_directory() -> Result<OwnedFd, Failure> {
-    let dev = new_mount("tmpfs", &[("mode", "0755"), ("size", "65536")], NOSUID | NOEXEC)?;
-    for (name, major, minor) in NODES {
-        let node = rustix::fs::makedev(major, minor);
-        rustix::fs::mknodat(&dev, name, FileType::CharacterDevice, Mode::from_raw_mode(0o666), node)
-            .and_then(|()| rustix::fs::chmodat(&dev, name, Mode::from_raw_mode(0o666), AtFlags::empty()))
-            .attempt(&format!("make `/dev/{name}`"))?;
-    }
-    for (to, name) in DEV_LINKS {
-        rustix::fs::symlinkat(to, &dev, name).attempt(&format!("link `/dev/{name}`"))?;
-    }
-    for name in ["pts", "shm", "mqueue"] {
-        rustix::fs::mkdirat(&dev, name, Mode::from_raw_mode(0o755)).attempt(&format!("make `/dev/{name}`"))?;
-    }
-    Ok(dev)
 }
 
 /// Empty files and directories, one of each for every masked path.
@@ -366,6 +352,7 @@ impl Scratch {
                 below(&root, subpath, attributes)?
             }
             MountSource::Socket { path } => clone_of(path, attributes | NOEXEC)?,
+            MountSource::Machine { path } => clone_of(path, attributes)?,
             MountSource::Tmpfs { size_bytes, mode } => {
                 // tmpfs limits itself to half of memory unless told otherwise; 0 is no limit.
                 let size = size_bytes.unwrap_or(0).to_string();

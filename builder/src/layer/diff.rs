@@ -53,14 +53,32 @@ pub enum DiffError {
     },
 }
 
-/// The changes in `upper` against `lower`, in layer order, each preceded by its parent directories.
+/// What a step changed.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// The layer, each entry preceded by its parent directories.
+    pub entries: Vec<LayerEntry>,
+    /// Sockets in the upper directory, which no layer can hold.
+    pub sockets: Vec<Socket>,
+}
+
+/// A socket that a step left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Socket {
+    /// Its path in the root filesystem.
+    pub path: RelPath,
+    /// Whether it took the place of something below; then the layer says that this is gone.
+    pub hides: bool,
+}
+
+/// The changes in `upper` against `lower`, in layer order.
 ///
 /// `stubs` are files and directories that had to exist only to mount something there; they are left out while they are empty and
-/// nothing below has them. Sockets are left out.
+/// nothing below has them. Sockets are named apart.
 ///
 /// # Errors
 /// See [`DiffError`].
-pub fn diff(upper: &Path, lower: &dyn Lower, stubs: &BTreeSet<RelPath>) -> Result<Vec<LayerEntry>, DiffError> {
+pub fn diff(upper: &Path, lower: &dyn Lower, stubs: &BTreeSet<RelPath>) -> Result<Changes, DiffError> {
     let root = RelPath::root();
     let opened = open_root(upper).map_err(|source| read_error(&root, source))?;
     let mut walk = Walk {
@@ -69,6 +87,7 @@ pub fn diff(upper: &Path, lower: &dyn Lower, stubs: &BTreeSet<RelPath>) -> Resul
         stubs,
         links: HashMap::new(),
         changes: Vec::new(),
+        sockets: Vec::new(),
     };
     let stat = stat_below(&walk.upper, &root).map_err(|error| read_error(&root, error.into()))?;
     let before = lower.entry(&root).map_err(|source| read_error(&root, source))?;
@@ -79,7 +98,10 @@ pub fn diff(upper: &Path, lower: &dyn Lower, stubs: &BTreeSet<RelPath>) -> Resul
         walk.push(now, Content::None);
     }
     walk.directory(&root, false)?;
-    Ok(walk.changes)
+    Ok(Changes {
+        entries: walk.changes,
+        sockets: walk.sockets,
+    })
 }
 
 fn read_error(path: &RelPath, source: io::Error) -> DiffError {
@@ -96,6 +118,7 @@ struct Walk<'a> {
     /// First changed path of each file with several names, by device and inode.
     links: HashMap<(u64, u64), RelPath>,
     changes: Vec<LayerEntry>,
+    sockets: Vec<Socket>,
 }
 
 impl Walk<'_> {
@@ -114,7 +137,7 @@ impl Walk<'_> {
         for (name, stat) in found.drain(..) {
             let path = child(path, &name);
             match FileType::from_raw_mode(stat.st_mode) {
-                FileType::Socket => {}
+                FileType::Socket => self.socket(path)?,
                 _ if is_whiteout(&stat) => {
                     if self.below(&path)?.is_some() {
                         self.whiteout(path);
@@ -239,6 +262,15 @@ impl Walk<'_> {
                 });
             }
         }
+        Ok(())
+    }
+
+    fn socket(&mut self, path: RelPath) -> Result<(), DiffError> {
+        let hides = self.below(&path)?.is_some();
+        if hides {
+            self.whiteout(path.clone());
+        }
+        self.sockets.push(Socket { path, hides });
         Ok(())
     }
 

@@ -4,21 +4,23 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use proto::definition::{ExecOp, Mount, MountKind, Network, VertexId};
+use proto::definition::{ExecOp, Mount, MountAccess, MountKind, Network, Security, VertexId};
 use proto::digest::ChainId;
 use proto::record::Field;
 use proto::tree::{RelPath, Tree};
 use proto::v1::{self, event::Kind};
 use tokio::sync::mpsc;
 
+use super::agent::AgentSocket;
 use super::cache_mount::CacheMount;
+use super::device::{self, Edits};
 use super::work::{BuildWork, FilesOf};
-use super::{file, fill, stubs};
+use super::{file, fill, sockets, stubs};
 use crate::blocking;
 use crate::event::{EventLog, STEP_LOG_LIMIT, StepNumber};
 use crate::executor::{
-    self, ExecError, ExitReport, MountSource, Outcome, OutputChunk, OutputStream, Process, SecretValue, StepFile,
-    StepMount,
+    self, ExecError, ExitReport, MountSource, Outcome, OutputChunk, Process, SecretValue, Speaker, StepDevice,
+    StepFile, StepMount,
 };
 use crate::layer::lower::LowerTrees;
 use crate::layer::tar::WrittenLayer;
@@ -65,12 +67,12 @@ pub async fn run(work: &BuildWork, exec: &ExecOp, inputs: &Inputs, step: StepNum
     let below = inputs.stack(exec.root);
     job.host.layers.unpack(&below, job, step).await?;
     let mut held = Held::default();
-    let (mounts, env) = mounts(work, exec, inputs, step, &mut held).await?;
+    let prepared = prepare(work, exec, inputs, step, &mut held).await?;
     let snapshots = job.host.layers.snapshots();
     let active = snapshots
         .prepare(below.chains())
         .map_err(|error| BuildError::environment(error.to_string()))?;
-    let process = process(exec, active.rootfs.clone(), mounts, env);
+    let process = process(exec, active.rootfs.clone(), prepared);
     let (output, chunks) = mpsc::channel(OUTPUT_QUEUE);
     let running = job.host.executor.run(&process, output, job.cancel.clone());
     let (result, ()) = tokio::join!(running, log(Arc::clone(&job.events), step, chunks));
@@ -92,12 +94,18 @@ pub async fn run(work: &BuildWork, exec: &ExecOp, inputs: &Inputs, step: StepNum
 struct Held {
     cache_mounts: Vec<CacheMount>,
     throw_away: Vec<Active>,
+    agents: Vec<AgentSocket>,
 }
 
 impl Held {
-    /// Frees cache mounts and removes what was written to throw-away mounts.
+    /// Frees cache mounts, closes agents, and removes what was written to throw-away mounts.
     async fn release(self, work: &BuildWork) -> Result<(), BuildError> {
         drop(self.cache_mounts);
+        for agent in self.agents {
+            agent.close().await.map_err(|error| {
+                BuildError::environment(format!("cannot remove the socket of an SSH agent: {error}"))
+            })?;
+        }
         for active in self.throw_away {
             abandon(work, active).await?;
         }
@@ -116,7 +124,12 @@ async fn abandon(work: &BuildWork, active: Active) -> Result<(), BuildError> {
     .await
 }
 
-fn process(exec: &ExecOp, rootfs: Rootfs, mounts: Vec<StepMount>, mut env: Vec<(String, String)>) -> Process {
+fn process(exec: &ExecOp, rootfs: Rootfs, prepared: Prepared) -> Process {
+    let Prepared {
+        mounts,
+        mut env,
+        devices,
+    } = prepared;
     let mut files = Vec::new();
     if let Some(script) = &exec.script {
         files.push(StepFile {
@@ -137,6 +150,11 @@ fn process(exec: &ExecOp, rootfs: Rootfs, mounts: Vec<StepMount>, mut env: Vec<(
             Network::None => executor::Network::None,
             Network::Host => executor::Network::Host,
         },
+        security: match exec.security {
+            Security::Sandbox => executor::Security::Sandbox,
+            Security::Insecure => executor::Security::Insecure,
+        },
+        devices,
         extra_hosts: exec.extra_hosts.clone(),
         rootfs,
         mounts,
@@ -145,87 +163,91 @@ fn process(exec: &ExecOp, rootfs: Rootfs, mounts: Vec<StepMount>, mut env: Vec<(
     }
 }
 
-/// The mounts of a step and its environment, with the values of secrets that are asked for there.
-async fn mounts(
+/// What the mounts and devices of a step become.
+#[derive(Default)]
+struct Prepared {
+    mounts: Vec<StepMount>,
+    env: Vec<(String, String)>,
+    devices: Vec<StepDevice>,
+}
+
+impl Prepared {
+    fn mount(&mut self, target: &str, source: MountSource, readonly: bool) {
+        self.mounts.push(StepMount {
+            target: target.to_owned(),
+            source,
+            readonly,
+        });
+    }
+
+    fn set_variable(&mut self, name: &str, value: String) {
+        self.env.retain(|(known, _)| known != name);
+        self.env.push((name.to_owned(), value));
+    }
+
+    /// A step finds its first agent, unless the Dockerfile names another one.
+    fn name_agent(&mut self, target: &str) {
+        if !self.env.iter().any(|(name, _)| name == AGENT_VARIABLE) {
+            self.env.push((AGENT_VARIABLE.to_owned(), target.to_owned()));
+        }
+    }
+
+    fn add(&mut self, edits: Edits) {
+        for (name, value) in edits.env {
+            self.set_variable(&name, value);
+        }
+        for mount in edits.mounts {
+            self.mount(&mount.target, MountSource::Machine { path: mount.path }, mount.readonly);
+        }
+        self.devices.extend(edits.devices);
+    }
+}
+
+/// Where programs look for the agent.
+const AGENT_VARIABLE: &str = "SSH_AUTH_SOCK";
+
+/// The mounts of a step, its devices, and its environment with the values of secrets that are asked for there.
+async fn prepare(
     work: &BuildWork,
     exec: &ExecOp,
     inputs: &Inputs,
     step: StepNumber,
     held: &mut Held,
-) -> Result<(Vec<StepMount>, Vec<(String, String)>), BuildError> {
-    let mut env = exec.env.clone();
-    let mut mounts = Vec::new();
-    for mount in &exec.mounts {
-        let target = mount.target.clone();
-        match &mount.kind {
+) -> Result<Prepared, BuildError> {
+    let mut prepared = Prepared {
+        env: exec.env.clone(),
+        ..Prepared::default()
+    };
+    prepared.add(device::edits(&exec.devices, &work.job, step).await?);
+    for Mount { target, kind } in &exec.mounts {
+        match kind {
             MountKind::Bind { from, source, writable } => {
                 let source = bind(work, *from, source, *writable, inputs, step, held).await?;
-                mounts.push(StepMount {
-                    target,
-                    source,
-                    readonly: !writable,
-                });
+                prepared.mount(target, source, !writable);
             }
-            MountKind::Cache {
-                id,
-                sharing,
-                from,
-                writable,
-                access,
-            } => {
-                let taken = work
-                    .job
-                    .host
-                    .cache_mounts
-                    .take(id, &work.job.host.platform, *sharing, *access);
-                let cache = tokio::select! {
-                    () = work.job.cancel.cancelled() => return Err(BuildError::canceled()),
-                    taken = taken => taken?,
-                };
-                if cache.is_new
-                    && let Some((from, source)) = from
-                {
-                    fill::directory(work, *from, source, inputs, &cache.path).await?;
-                }
-                let source = MountSource::Directory {
-                    path: cache.path.clone(),
-                    subpath: PathBuf::new(),
-                };
-                held.cache_mounts.push(cache);
-                mounts.push(StepMount {
-                    target,
-                    source,
-                    readonly: !writable,
-                });
+            MountKind::Cache { writable, .. } => {
+                let source = cache(work, kind, inputs, held).await?;
+                prepared.mount(target, source, !writable);
             }
             MountKind::Tmpfs { size_bytes } => {
                 let source = MountSource::Tmpfs {
                     size_bytes: *size_bytes,
                     mode: 0o1777,
                 };
-                mounts.push(StepMount {
-                    target,
-                    source,
-                    readonly: false,
-                });
+                prepared.mount(target, source, false);
             }
             MountKind::Secret {
                 id,
                 file,
-                env: variable,
+                env,
                 access,
                 required,
             } => {
-                let value = work.job.session.secret(id).await?;
-                if value.is_none() && *required {
-                    return Err(BuildError::user(format!("secret {id}: not found"))
-                        .help(format!("pass it with `--secret id={id},src=FILE`")));
-                }
-                if let Some(name) = variable {
+                let value = secret(work, id, *required).await?;
+                if let Some(name) = env {
                     let text = String::from_utf8(value.clone().unwrap_or_default())
                         .map_err(|_| BuildError::user(format!("secret {id} is no text and cannot be a variable")))?;
-                    env.retain(|(known, _)| known != name);
-                    env.push((name.clone(), text));
+                    prepared.set_variable(name, text);
                 }
                 if let Some(bytes) = value.filter(|_| *file) {
                     let source = MountSource::Secret {
@@ -234,21 +256,86 @@ async fn mounts(
                         uid: access.uid,
                         gid: access.gid,
                     };
-                    mounts.push(StepMount {
-                        target,
-                        source,
-                        readonly: true,
-                    });
+                    prepared.mount(target, source, true);
                 }
             }
-            MountKind::Ssh { required: false, .. } => {}
-            MountKind::Ssh { id, .. } => {
-                return Err(BuildError::user(format!("unset ssh forward key {id}"))
-                    .note("forwarding of SSH agents is not supported yet"));
+            MountKind::Ssh { id, access, required } => {
+                if let Some(source) = agent(work, id, access, *required, held)? {
+                    prepared.mount(target, source, false);
+                    prepared.name_agent(target);
+                }
             }
         }
     }
-    Ok((mounts, env))
+    Ok(prepared)
+}
+
+async fn secret(work: &BuildWork, id: &str, required: bool) -> Result<Option<Vec<u8>>, BuildError> {
+    let value = work.job.session.secret(id).await?;
+    if value.is_none() && required {
+        return Err(BuildError::user(format!("secret {id}: not found"))
+            .help(format!("pass it with `--secret id={id},src=FILE`")));
+    }
+    Ok(value)
+}
+
+/// The socket of an agent; nothing if the client lends none and none is required.
+fn agent(
+    work: &BuildWork,
+    id: &str,
+    access: &MountAccess,
+    required: bool,
+    held: &mut Held,
+) -> Result<Option<MountSource>, BuildError> {
+    let job = &work.job;
+    if !job.session.has_agent(id) {
+        if required {
+            return Err(BuildError::user(format!("unset ssh forward key {id}"))
+                .help(format!("lend the agent with `--ssh {id}`")));
+        }
+        return Ok(None);
+    }
+    let socket = AgentSocket::open(&job.session, id, access, &job.host.store.tmp_dir())
+        .map_err(|error| BuildError::environment(format!("cannot make a socket for the SSH agent: {error}")))?;
+    let source = MountSource::Socket { path: socket.path() };
+    held.agents.push(socket);
+    Ok(Some(source))
+}
+
+/// A cache mount, filled if it is new.
+async fn cache(
+    work: &BuildWork,
+    kind: &MountKind,
+    inputs: &Inputs,
+    held: &mut Held,
+) -> Result<MountSource, BuildError> {
+    let MountKind::Cache {
+        id,
+        sharing,
+        from,
+        access,
+        ..
+    } = kind
+    else {
+        return Err(BuildError::bug("this is no cache mount"));
+    };
+    let job = &work.job;
+    let taken = job.host.cache_mounts.take(id, &job.host.platform, *sharing, *access);
+    let cache = tokio::select! {
+        () = job.cancel.cancelled() => return Err(BuildError::canceled()),
+        taken = taken => taken?,
+    };
+    if cache.is_new
+        && let Some((from, source)) = from
+    {
+        fill::directory(work, *from, source, inputs, &cache.path).await?;
+    }
+    let source = MountSource::Directory {
+        path: cache.path.clone(),
+        subpath: PathBuf::new(),
+    };
+    held.cache_mounts.push(cache);
+    Ok(source)
 }
 
 /// Files of another stage, of an image or of a context, as a mount.
@@ -332,13 +419,14 @@ async fn commit(
 /// of the image needs them again.
 const KEPT_MOUNT_POINTS: [&[u8]; 3] = [b"dev", b"proc", b"sys"];
 
-/// What is in `active` over the layers of `trees`, base first. Mount points that were made for the step are not in the layer, and
-/// not in the snapshot that later steps see.
+/// What is in `active` over the layers of `trees`, base first. Mount points that were made for the step, and sockets that it left,
+/// are not in the layer, and not in the snapshot that later steps see.
 fn changes(active: &Active, trees: &[Arc<Tree>], stubs: &[RelPath]) -> Result<WrittenLayer, BuildError> {
     let lower = LowerTrees(trees.iter().rev().map(Arc::as_ref).collect());
     let left_out = stubs.iter().cloned().collect();
-    let entries = diff::diff(&active.upper, &lower, &left_out).map_err(|error| store_failed(&error))?;
-    let written = tar::write(&entries, None, &mut std::io::sink()).map_err(|error| store_failed(&error))?;
+    let changes = diff::diff(&active.upper, &lower, &left_out).map_err(|error| store_failed(&error))?;
+    let written = tar::write(&changes.entries, None, &mut std::io::sink()).map_err(|error| store_failed(&error))?;
+    sockets::remove(&active.upper, &changes.sockets).map_err(|error| store_failed(&error))?;
     stubs::remove(&active.upper, stubs).map_err(|error| store_failed(&error))?;
     Ok(written)
 }
@@ -384,12 +472,12 @@ async fn log(events: Arc<EventLog>, step: StepNumber, mut chunks: mpsc::Receiver
         }))
     };
     let mut taken = 0;
-    while let Some((stream, bytes)) = chunks.recv().await {
+    while let Some((speaker, bytes)) = chunks.recv().await {
         if taken >= STEP_LOG_LIMIT {
             continue;
         }
         taken += bytes.len();
-        publish(if stream == OutputStream::Stdout { 1 } else { 2 }, bytes.to_vec());
+        publish(if speaker == Speaker::Step { 1 } else { 2 }, bytes.to_vec());
         if taken >= STEP_LOG_LIMIT {
             let limit = STEP_LOG_LIMIT >> 20;
             publish(

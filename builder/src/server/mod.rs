@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use proto::entitlement::Entitlements;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -33,6 +34,10 @@ pub struct ServeOptions {
     pub slots: usize,
     /// Waits for the store while another process owns it; the log says which.
     pub wait_for_store: bool,
+    /// What steps of clients of other users may be allowed. A client that is the server's own user allows what it likes.
+    pub entitlements: Entitlements,
+    /// Directories with specifications of devices, in ascending precedence.
+    pub device_specs: Vec<PathBuf>,
     /// The program that is started again as the inside of a sandbox.
     pub sandbox_program: PathBuf,
 }

@@ -47,6 +47,8 @@ pub async fn open_host(options: &ServeOptions) -> Result<Host, ServeError> {
         slots: Arc::new(Semaphore::new(options.slots)),
         flights: Flights::default(),
         cache_mounts: CacheMounts::new(store.cachemounts_dir()),
+        entitlements: options.entitlements.clone(),
+        device_specs: options.device_specs.clone(),
         platform: native_platform(),
         store,
     })

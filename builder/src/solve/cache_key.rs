@@ -5,7 +5,7 @@
 //! | kind of op, platform | yes | other work |
 //! | base image | its layer chain | a re-tagged or re-pushed identical image is the same file system |
 //! | base image's name, digest of its manifest | no | names change, bytes do not |
-//! | `RUN`: arguments, environment, directory, user, network, host name, names of extra hosts, `/dev/shm`, script, mounts | yes | the process sees them |
+//! | `RUN`: arguments, environment, directory, user, network, security mode, names of devices, host name, names of extra hosts, `/dev/shm`, script, mounts | yes | the process sees them |
 //! | `RUN`: the root filesystem | key of the vertex that made it | tools look at times, so equal content is not enough |
 //! | `RUN`: files of bind mounts | their content | the process reads them |
 //! | `COPY`: destination, owner, mode, excludes, options, base name of each source | yes | they decide the result |
@@ -21,7 +21,7 @@
 use proto::canonical;
 use proto::definition::{
     CopyAction, CopySource, ExecOp, FileAction, Id, MakeDirAction, ModeChange, Mount, MountAccess, MountKind, Network,
-    Op, Owner, Sharing, Vertex, VertexId,
+    Op, Owner, Security, Sharing, Vertex, VertexId,
 };
 use proto::digest::{ChainId, DiffId};
 use proto::record::{CacheKey, Field, Preimage};
@@ -100,6 +100,15 @@ fn exec_fields(out: &mut Preimage, exec: &ExecOp, key_of: &dyn Fn(VertexId) -> C
         Network::Host => "host",
     };
     out.push("network", network);
+    if exec.security == Security::Insecure {
+        out.push("security", "insecure");
+    }
+    for (index, device) in exec.devices.iter().enumerate() {
+        out.push(
+            format!("device {index}"),
+            format!("{:?} {}", device.name, device.required),
+        );
+    }
     if let Some(hostname) = &exec.hostname {
         out.push("host name", hostname.as_str());
     }
@@ -217,7 +226,7 @@ fn owner_text(owner: Option<&Owner>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use proto::definition::{FileOp, InlineFile};
+    use proto::definition::{DeviceRequest, FileOp, InlineFile};
     use proto::digest::{ContentDigest, Digest};
     use proto::platform::Platform;
 
@@ -232,6 +241,8 @@ mod tests {
             cwd: "/".into(),
             user: String::new(),
             network: Network::Default,
+            security: Security::Sandbox,
+            devices: Vec::new(),
             hostname: None,
             extra_hosts: Vec::new(),
             shm_size_bytes: None,
@@ -278,12 +289,19 @@ mod tests {
 
     #[test]
     fn each_thing_a_process_sees_changes_the_key() {
-        let changes: [fn(&mut ExecOp); 9] = [
+        fn device(exec: &mut ExecOp, required: bool) {
+            let name = "v.com/c=x".into();
+            exec.devices.push(DeviceRequest { name, required });
+        }
+        let changes: [fn(&mut ExecOp); 12] = [
             |exec| exec.args[2] = "false".into(),
             |exec| exec.env[0].1 = "/sbin".into(),
             |exec| exec.cwd = "/tmp".into(),
             |exec| exec.user = "1".into(),
             |exec| exec.network = Network::None,
+            |exec| exec.security = Security::Insecure,
+            |exec| device(exec, true),
+            |exec| device(exec, false),
             |exec| exec.hostname = Some("h".into()),
             |exec| exec.extra_hosts.push(("h".into(), "::1".into())),
             |exec| exec.root = Some(VertexId(1)),

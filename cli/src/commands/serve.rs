@@ -1,7 +1,5 @@
 //! `rbuild serve`.
 
-use std::time::Duration;
-
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -11,6 +9,7 @@ use crate::args::ServeArgs;
 use crate::config::{Config, ServerChoice};
 use crate::engine::{self, ServeOptions};
 use crate::exit::Problem;
+use crate::request;
 use crate::server;
 use crate::values;
 
@@ -37,8 +36,15 @@ pub(crate) fn run(args: &ServeArgs, config: &Config) -> Result<(), Problem> {
         rustix::process::setsid()
             .map_err(|errno| Problem::environment(format!("serve: no session of its own: {errno}")))?;
     }
+    let granted = request::grants("--allow-insecure-entitlement", &args.allow_insecure_entitlement)?;
+    let options = ServeOptions {
+        root: config.root.clone(),
+        idle_timeout,
+        entitlements: granted.into_iter().collect(),
+        device_specs: config.device_specs.clone(),
+    };
     log_to_stderr(config)?;
-    runtime(&mut tokio::runtime::Builder::new_multi_thread())?.block_on(serve(config, idle_timeout))
+    runtime(&mut tokio::runtime::Builder::new_multi_thread())?.block_on(serve(config, options))
 }
 
 fn log_to_stderr(config: &Config) -> Result<(), Problem> {
@@ -53,7 +59,7 @@ fn log_to_stderr(config: &Config) -> Result<(), Problem> {
     Ok(())
 }
 
-async fn serve(config: &Config, idle_timeout: Option<Duration>) -> Result<(), Problem> {
+async fn serve(config: &Config, options: ServeOptions) -> Result<(), Problem> {
     server::make_root(&config.root)?;
     let _lock = server::take_server_lock(&config.root)?;
     let socket = server::socket_path(&config.root);
@@ -66,10 +72,6 @@ async fn serve(config: &Config, idle_timeout: Option<Duration>) -> Result<(), Pr
     let address = server::short(&socket)?;
     let listener = UnixListener::bind(address.path()).map_err(failed)?;
     let shutdown = CancellationToken::new();
-    let options = ServeOptions {
-        root: config.root.clone(),
-        idle_timeout,
-    };
     tracing::info!(socket = %socket.display(), version = crate::VERSION, "serving");
     let served = {
         let signals = cancel_on_signal(shutdown.clone());

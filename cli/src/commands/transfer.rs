@@ -7,6 +7,7 @@ use proto::reference::Reference;
 use proto::v1;
 use proto::v1::transfer_request::Kind;
 
+use crate::agent::Agents;
 use crate::args::{PullArgs, PushArgs, ShowArgs};
 use crate::config::{Config, Display};
 use crate::drive::{self, Job, Start};
@@ -69,6 +70,7 @@ async fn transfer(request: v1::TransferRequest, show: &ShowArgs, config: &Config
             description: None,
             contexts: BTreeMap::new(),
             secrets: Secrets::default(),
+            agents: Agents::default(),
             docker_config: config.docker_config.clone(),
             cache_dir: config.cache_dir.clone(),
             share_paths: false,

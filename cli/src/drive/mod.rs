@@ -69,6 +69,9 @@ pub(crate) async fn run(connection: &Connection, job: Job, display: Display) -> 
         .description
         .as_ref()
         .map(|description| description.dockerfile.clone());
+    for remark in session.agents.remarks().await {
+        ui::remark(&remark);
+    }
     let mut screen = Screen::new(display, source, std::io::stderr());
     let open = stream::open(connection.channel.clone(), Arc::new(session), destinations).await?;
     let remarks = open.remarks();

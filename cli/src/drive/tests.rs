@@ -16,6 +16,7 @@ use tonic::transport::{Endpoint, Server};
 use tonic::{Response, Status, Streaming};
 
 use super::*;
+use crate::agent::Agents;
 use crate::config::{Environment, Progress};
 use crate::dockerfile::{Description, NamedText};
 use crate::secret::Secrets;
@@ -157,6 +158,7 @@ fn session() -> Session {
         }),
         contexts: BTreeMap::new(),
         secrets: Secrets::read(&["id=a,env=A".to_owned()], &Environment::of(&[("A", "hush")])).unwrap(),
+        agents: Agents::default(),
         docker_config: PathBuf::from("/nonexistent"),
         cache_dir: None,
         share_paths: false,

@@ -5,10 +5,12 @@ use std::io::Read;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use proto::entitlement::{Entitlement, Entitlements};
 use proto::platform::Platform;
 use proto::v1;
 use proto::v1::named_context::{Kind, Local, OciLayout};
 
+use crate::agent::Agents;
 use crate::args::{BuildArgs, ResultArgs, StepArgs, WhatArgs};
 use crate::config::{Config, Environment};
 use crate::dockerfile::{self, Description, NamedText};
@@ -34,7 +36,7 @@ pub(crate) struct Build {
     _stdin_context: Option<tempfile::TempDir>,
 }
 
-/// Checks and resolves all flags; reads Dockerfile, ignore files and secrets.
+/// Checks and resolves all flags; reads Dockerfile, ignore files and secrets, and looks for SSH agents.
 ///
 /// # Errors
 /// Anything wrong with the flags or with what they name.
@@ -49,6 +51,7 @@ pub(crate) fn resolve(args: &BuildArgs, config: &Config, stdin: impl Read) -> Re
     let secrets = Secrets::read(&args.steps.secrets, environment)?;
     let mut build_args = build_args(&args.what.build_args, environment)?;
     proxies::add(&config.docker_config, &mut build_args)?;
+    let agents = Agents::read(&args.steps.ssh, environment)?;
     let (named, named_contexts) = named_contexts(&args.what.build_contexts)?;
     let main = main_context(args, stdin)?;
     let mut contexts = named_contexts;
@@ -86,6 +89,7 @@ pub(crate) fn resolve(args: &BuildArgs, config: &Config, stdin: impl Read) -> Re
             description: Some(main.description),
             contexts,
             secrets,
+            agents,
             docker_config: config.docker_config.clone(),
             cache_dir: config.cache_dir.clone(),
             share_paths: false,
@@ -315,29 +319,24 @@ fn network(args: &StepArgs) -> Result<String, Problem> {
 }
 
 fn entitlements(args: &StepArgs) -> Result<Vec<String>, Problem> {
-    let mut granted = Vec::new();
-    for entitlement in &args.allow {
-        match entitlement.as_str() {
-            "network.host" => granted.push(entitlement.clone()),
-            "security.insecure" => {
-                return Err(Problem::usage(
-                    "--allow: `security.insecure` is not supported: steps never run privileged",
-                ));
-            }
-            other => {
-                return Err(
-                    Problem::usage(format!("--allow: there is no entitlement `{other}`")).help("use network.host")
-                );
-            }
-        }
-    }
+    let mut granted = grants("--allow", &args.allow)?;
     // The flag itself is the consent, as in other builders.
     if args.network == "host" {
-        granted.push("network.host".to_owned());
+        granted.push(Entitlement::NetworkHost);
     }
-    granted.sort();
-    granted.dedup();
-    Ok(granted)
+    let granted: Entitlements = granted.into_iter().collect();
+    Ok(granted.iter().map(Entitlement::to_string).collect())
+}
+
+/// The entitlements that `flag` names.
+///
+/// # Errors
+/// A word that names none.
+pub(crate) fn grants(flag: &str, words: &[String]) -> Result<Vec<Entitlement>, Problem> {
+    let parsed = words.iter().map(|word| word.parse::<Entitlement>());
+    parsed.collect::<Result<_, _>>().map_err(|error| {
+        Problem::usage(format!("{flag}: {error}")).help("use network.host, security.insecure, device or device=NAME")
+    })
 }
 
 /// `name:address` from `name:address` or `name=address`; brackets around IPv6 are dropped.

@@ -106,6 +106,12 @@ fn host_network_is_granted_by_its_flag() {
         .unwrap()
         .request;
     assert_eq!(request.entitlements, ["network.host"]);
+    let words = "security.insecure,network.host,device=v.com/c,security.insecure";
+    let request = resolved(&["--allow", words], &[]).unwrap().request;
+    assert_eq!(
+        request.entitlements,
+        ["network.host", "security.insecure", "device=v.com/c"]
+    );
     assert!(resolved(&[], &[]).unwrap().request.entitlements.is_empty());
 }
 
@@ -128,7 +134,8 @@ fn hosts_are_normalised() {
 fn flags_that_can_not_act_are_refused() {
     for (flags, words) in [
         (&["--network", "bridge"][..], "no mode `bridge`"),
-        (&["--allow", "security.insecure"], "never run privileged"),
+        (&["--allow", "security.none"], "no entitlement `security.none`"),
+        (&["--ssh", "default"], "SSH_AUTH_SOCK is not set"),
         (&["--shm-size", "0"], "no size"),
         (&["--platform", "linux/a/b/c"], "not a platform"),
         (&["-t", "App"], "lower case"),

@@ -1,5 +1,5 @@
 //! The client's side of a build: answers what only the client has. A server gets what this build offers, nothing else:
-//! files that the walk of the context reported, secrets named on the command line, logins of this user.
+//! files that the walk of the context reported, secrets and SSH agents named on the command line, logins of this user.
 
 pub(crate) mod deliver;
 pub(crate) mod extract;
@@ -17,6 +17,7 @@ use proto::v1;
 use proto::v1::client_message::Body;
 use proto::v1::server_message::Body as Request;
 
+use crate::agent::Agents;
 use crate::beneath;
 use crate::dockerfile::{Description, NamedText};
 use crate::engine;
@@ -74,6 +75,8 @@ pub(crate) struct Session {
     pub(crate) contexts: BTreeMap<String, Context>,
     /// Values for `RUN --mount=type=secret`.
     pub(crate) secrets: Secrets,
+    /// SSH agents for `RUN --mount=type=ssh`.
+    pub(crate) agents: Agents,
     /// Directory of docker's `config.json`.
     pub(crate) docker_config: PathBuf,
     /// Directory for what may be lost at any time.
@@ -128,10 +131,11 @@ impl Session {
             version: crate::VERSION.to_owned(),
             local_paths,
             secret_ids: self.secrets.ids().cloned().collect(),
+            agent_ids: self.agents.ids().cloned().collect(),
         }
     }
 
-    /// Answers one request of the server, apart from output chunks. Blocks.
+    /// Answers one request of the server, apart from output chunks and requests to agents. Blocks.
     ///
     /// # Errors
     /// [`Refusal`] in words for the user; what was replied before it counts for nothing.
@@ -156,7 +160,9 @@ impl Session {
                 };
                 reply(Body::Credentials(credentials), true)
             }
-            Request::Ready(_) | Request::Output(_) => Err(Refusal::new("this is not a question")),
+            Request::Ready(_) | Request::Output(_) | Request::AskAgent(_) => {
+                Err(Refusal::new("this is not a question"))
+            }
         }
     }
 
@@ -332,6 +338,7 @@ mod tests {
             }),
             contexts,
             secrets: Secrets::read(&["id=token,env=T".to_owned()], &Environment::of(&[("T", "hush")])).unwrap(),
+            agents: Agents::default(),
             docker_config: PathBuf::from("/nonexistent"),
             cache_dir: None,
             share_paths: true,

@@ -98,6 +98,7 @@ impl OpenSession {
                     drop(sender.send((message.request_id, chunk)).await);
                 }
                 Some(Request::Ready(_)) => {}
+                Some(Request::AskAgent(asked)) => self.start_agent(message.request_id, asked, &mut tasks),
                 Some(request) => self.start_answer(message.request_id, request, &mut tasks),
                 // A request of a later version: refusing is an answer that the server can tell its user.
                 None => self.start_refusal(message.request_id, &mut tasks),
@@ -122,6 +123,19 @@ impl OpenSession {
                 // If the stream is gone too, the build has ended and nobody waits for this answer.
                 drop(send(refusal.into_body(), true));
             }
+        });
+    }
+
+    fn start_agent(&self, request_id: u64, asked: v1::AskAgent, tasks: &mut JoinSet<()>) {
+        let session = Arc::clone(&self.session);
+        let answers = self.answers.clone();
+        tasks.spawn(async move {
+            let body = match session.agents.ask(&asked.id, &asked.request).await {
+                Ok(reply) => Body::AgentReply(v1::AgentReply { reply }),
+                Err(reason) => Refusal::new(reason).into_body(),
+            };
+            // As above: without a stream nobody waits.
+            drop(answers.send(client_message(request_id, body, true)).await);
         });
     }
 

@@ -1,6 +1,7 @@
 //! A machine of its own for every test: store, home, working directory, and nothing of the caller's environment.
 #![expect(clippy::unwrap_used, reason = "all of this is part of tests")]
 
+pub(crate) mod agent;
 pub(crate) mod build;
 pub(crate) mod leaks;
 pub(crate) mod server;

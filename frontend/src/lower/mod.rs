@@ -6,7 +6,7 @@
 //!                        ▼
 //!                    stage.rs: one stage after the other, in file order
 //!                      ├─ from.rs    the filesystem and config it starts with
-//!                      ├─ run.rs     RUN, with mount.rs
+//!                      ├─ run.rs     RUN, with mount.rs and device.rs
 //!                      ├─ copy.rs    COPY and ADD, with owner.rs
 //!                      └─ config.rs  everything that only changes the config, with expose.rs
 //! ```
@@ -16,6 +16,7 @@
 pub(crate) mod path;
 mod config;
 mod copy;
+mod device;
 mod expand;
 mod expose;
 mod from;
@@ -29,6 +30,7 @@ mod stage;
 use std::collections::BTreeMap;
 
 use proto::definition::Network;
+use proto::entitlement::Entitlements;
 use proto::platform::Platform;
 
 use crate::args::{self, Globals};
@@ -67,8 +69,8 @@ pub struct LowerOptions {
     pub shm_size_bytes: Option<u64>,
     /// `--build-context`, by name; a name may end in `::platform`.
     pub contexts: BTreeMap<String, NamedContext>,
-    /// Whether steps may use the network of the build server.
-    pub allow_network_host: bool,
+    /// What steps may have beyond the usual.
+    pub entitlements: Entitlements,
     /// Upper limit of times: seconds since 1970.
     pub source_date_epoch: Option<i64>,
 }
@@ -88,7 +90,7 @@ impl LowerOptions {
             extra_hosts: Vec::new(),
             shm_size_bytes: None,
             contexts: BTreeMap::new(),
-            allow_network_host: false,
+            entitlements: Entitlements::default(),
             source_date_epoch: None,
         }
     }

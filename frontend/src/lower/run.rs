@@ -1,12 +1,16 @@
 //! `RUN` → a vertex that runs a process.
+//!
+//! `--device` belongs to the labs channel of the language in the reference; here it needs no channel, only its entitlement.
 
-use proto::definition::{ExecOp, InlineFile, MountKind, Network, Op};
+use proto::definition::{DeviceRequest, ExecOp, InlineFile, MountKind, Network, Op, Security};
+use proto::entitlement::Entitlement;
 
-use super::mount;
 use super::stage::{Lowering, StageState};
+use super::{device, mount};
 use crate::args;
 use crate::diagnostic::Diagnostic;
 use crate::instruction::{Command, Heredoc, Instruction, Run, Word};
+use crate::source::Span;
 
 /// Where scripts of heredocs appear in a step.
 const SCRIPT_DIR: &str = "/dev/pipes";
@@ -26,8 +30,9 @@ impl Lowering<'_> {
         run: &Run,
         prefix: &str,
     ) -> Result<(), Diagnostic> {
-        refuse_privileges(run)?;
         let network = self.network(run.network.as_ref())?;
+        let security = self.security(run.security.as_ref())?;
+        let devices = self.devices(run)?;
         let mounts = self.mounts(state, instruction, run)?;
         let started = start(state, run);
         let secrets: Vec<&str> = mounts.iter().filter_map(|mount| secret_variable(&mount.kind)).collect();
@@ -49,6 +54,8 @@ impl Lowering<'_> {
             cwd: state.cwd().to_owned(),
             user: state.config.user.clone(),
             network,
+            security,
+            devices,
             hostname: build_args
                 .get("BUILDKIT_SANDBOX_HOSTNAME")
                 .filter(|name| !name.is_empty())
@@ -79,15 +86,47 @@ impl Lowering<'_> {
                 }
             },
         };
-        match (network, flag) {
-            (Network::Host, Some(word)) if !options.allow_network_host => {
-                Err(
-                    Diagnostic::error("not-allowed", word.span, "network.host is not allowed")
-                        .help("allow it for this build with `--allow network.host`"),
-                )
-            }
-            _ => Ok(network),
+        if let (Network::Host, Some(word)) = (network, flag) {
+            self.allowed(&Entitlement::NetworkHost, word.span)?;
         }
+        Ok(network)
+    }
+
+    fn security(&self, flag: Option<&Word>) -> Result<Security, Diagnostic> {
+        let Some(word) = flag else {
+            return Ok(Security::Sandbox);
+        };
+        match word.value.as_str() {
+            "sandbox" => Ok(Security::Sandbox),
+            "insecure" => {
+                self.allowed(&Entitlement::SecurityInsecure, word.span)?;
+                Ok(Security::Insecure)
+            }
+            other => {
+                let message = format!("security \"{other}\" is not valid");
+                Err(Diagnostic::error("invalid-security", word.span, message)
+                    .help("the modes are `sandbox` and `insecure`"))
+            }
+        }
+    }
+
+    fn devices(&self, run: &Run) -> Result<Vec<DeviceRequest>, Diagnostic> {
+        let lower = |written: &Word| {
+            let request = device::request(written)?;
+            self.allowed(&Entitlement::Device(Some(request.name.clone())), written.span)?;
+            Ok(request)
+        };
+        run.devices.iter().map(lower).collect()
+    }
+
+    fn allowed(&self, wanted: &Entitlement, span: Span) -> Result<(), Diagnostic> {
+        if self.input.options.entitlements.allow(wanted) {
+            return Ok(());
+        }
+        Err(
+            Diagnostic::error("not-allowed", span, format!("{wanted} is not allowed"))
+                .help(format!("allow it for this build with `--allow {wanted}`")),
+        )
     }
 
     fn mounts(
@@ -105,33 +144,6 @@ impl Lowering<'_> {
             mounts.push(lowered);
         }
         Ok(mounts)
-    }
-}
-
-fn refuse_privileges(run: &Run) -> Result<(), Diagnostic> {
-    if let Some(security) = &run.security {
-        match security.value.as_str() {
-            "sandbox" => {}
-            "insecure" => {
-                return Err(Diagnostic::error(
-                    "not-allowed",
-                    security.span,
-                    "security.insecure is not allowed",
-                ));
-            }
-            other => {
-                let message = format!("security \"{other}\" is not valid");
-                return Err(Diagnostic::error("invalid-security", security.span, message)
-                    .help("the modes are `sandbox` and `insecure`"));
-            }
-        }
-    }
-    match run.devices.first() {
-        Some(device) => {
-            let message = "`--device` belongs to the labs channel of the language and is not supported";
-            Err(Diagnostic::error("device-unsupported", device.span, message))
-        }
-        None => Ok(()),
     }
 }
 

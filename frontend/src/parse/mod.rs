@@ -17,6 +17,7 @@ use crate::suggest;
 use crate::text::{Piece, is_separator};
 use flags::FlagWord;
 use heredoc::Opener;
+pub(crate) use run::csv_fields;
 
 /// What is known of a Dockerfile from its text alone.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -89,6 +89,11 @@ fn inside(raw: &Word, start: usize, length: usize) -> Span {
     }
 }
 
+/// The fields of one CSV record.
+pub(crate) fn csv_fields(record: &str) -> Result<Vec<String>, &'static str> {
+    fields(record).map(|fields| fields.into_iter().map(|(_, text)| text).collect())
+}
+
 /// The fields of one CSV record, with their offsets.
 fn fields(record: &str) -> Result<Vec<(usize, String)>, &'static str> {
     let mut fields = Vec::new();
@@ -103,7 +108,7 @@ fn fields(record: &str) -> Result<Vec<(usize, String)>, &'static str> {
             None => {
                 let end = rest.find(',').unwrap_or(rest.len());
                 if rest[..end].contains('"') {
-                    return Err("a quote in the middle of a mount option: quote the whole option");
+                    return Err("a quote in the middle of an option: quote the whole option");
                 }
                 (rest[..end].to_owned(), end)
             }
@@ -114,7 +119,7 @@ fn fields(record: &str) -> Result<Vec<(usize, String)>, &'static str> {
         match record[at..].chars().next() {
             None => return Ok(fields),
             Some(',') => at += 1,
-            Some(_) => return Err("text behind the closing quote of a mount option"),
+            Some(_) => return Err("text behind the closing quote of an option"),
         }
     }
 }
@@ -132,7 +137,7 @@ fn quoted_field(body: &str) -> Result<(String, usize), &'static str> {
             return Ok((text, at + 1));
         }
     }
-    Err("a quoted mount option does not end")
+    Err("a quoted option does not end")
 }
 
 #[cfg(test)]
@@ -157,9 +162,9 @@ mod tests {
         check("", Ok(vec![""]));
         check(
             r#"id="a""#,
-            Err("a quote in the middle of a mount option: quote the whole option"),
+            Err("a quote in the middle of an option: quote the whole option"),
         );
-        check(r#""id=a"#, Err("a quoted mount option does not end"));
-        check(r#""a"b"#, Err("text behind the closing quote of a mount option"));
+        check(r#""id=a"#, Err("a quoted option does not end"));
+        check(r#""a"b"#, Err("text behind the closing quote of an option"));
     }
 }

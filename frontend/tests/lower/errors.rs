@@ -198,6 +198,8 @@ fn privileges_must_be_allowed() {
             "FROM b⏎RUN --network=foo x",
             "FROM b⏎RUN --security=insecure x",
             "FROM b⏎RUN --security=foo x",
+            "FROM b⏎RUN --device=v.com/c=x,required x",
+            "FROM b⏎RUN --device=v.com/c=x,require=1 x",
         ],
         &expect![[r#"
             2 `host` error[not-allowed]: network.host is not allowed
@@ -205,13 +207,20 @@ fn privileges_must_be_allowed() {
             2 `foo` error[invalid-network]: invalid network mode "foo"
               help: use one of: default, none, host
             2 `insecure` error[not-allowed]: security.insecure is not allowed
+              help: allow it for this build with `--allow security.insecure`
             2 `foo` error[invalid-security]: security "foo" is not valid
               help: use one of: sandbox, insecure
+            2 `v.com/c=x,required` error[not-allowed]: device=v.com/c=x is not allowed
+              help: allow it for this build with `--allow device=v.com/c=x`
+            2 `v.com/c=x,require=1` error[invalid-device]: unexpected key 'require' in 'require=1'
+              help: did you mean `required`?
         "#]],
     );
     let mut allowed = setup();
-    allowed.options.allow_network_host = true;
-    assert!(allowed.lower("FROM b\nRUN --network=host x\n").0.is_ok());
+    let words = ["network.host", "security.insecure", "device=v.com/c"];
+    allowed.options.entitlements = words.iter().map(|word| word.parse().unwrap()).collect();
+    let steps = "FROM b\nRUN --network=host x\nRUN --security=insecure x\nRUN --device=v.com/c=x x\n";
+    assert!(allowed.lower(steps).0.is_ok());
 }
 
 #[test]
