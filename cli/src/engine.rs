@@ -8,6 +8,7 @@ use builder::server;
 use cache::registry::{Credentials, credentials};
 use frontend::patterns::IgnoreFile;
 use proto::digest::ContentDigest;
+use proto::tree::EntryKind;
 use proto::v1;
 use tokio::net::UnixListener;
 use tokio::task::JoinHandle;
@@ -160,6 +161,25 @@ pub(crate) fn walk(
         excluded: excluded.collect(),
         walk_ms: 0,
     })
+}
+
+/// What of `root` is sent under an ignore file, in order: `path`, `path/` for a directory, `path -> target` for a link. Blocks.
+///
+/// # Errors
+/// Words for the user: a malformed pattern, or what could not be read.
+pub(crate) fn sent(root: &Path, ignore: &str) -> Result<Vec<String>, String> {
+    let patterns = IgnoreFile::parse(ignore).map_err(|error| error.to_string())?;
+    let request = WalkRequest {
+        include: &[],
+        ignore: Some(&patterns),
+    };
+    let walked = context::walk(root, &request, None).map_err(|error| with_causes(&error))?;
+    let shown = walked.tree.entries().iter().map(|entry| match &entry.kind {
+        EntryKind::Directory { .. } => format!("{}/", entry.path),
+        EntryKind::Symlink { target } => format!("{} -> {}", entry.path, String::from_utf8_lossy(target)),
+        _ => entry.path.to_string(),
+    });
+    Ok(shown.collect())
 }
 
 fn with_causes(error: &dyn std::error::Error) -> String {

@@ -6,7 +6,7 @@
 //!                        ▼
 //!                    stage.rs: one stage after the other, in file order
 //!                      ├─ from.rs    the filesystem and config it starts with
-//!                      ├─ run.rs     RUN, with mount.rs
+//!                      ├─ run.rs     RUN, with mount.rs and mount_options.rs
 //!                      ├─ copy.rs    COPY and ADD, with owner.rs
 //!                      └─ config.rs  everything that only changes the config, with expose.rs
 //! ```
@@ -20,7 +20,9 @@ mod expand;
 mod expose;
 mod from;
 mod gofmt;
+pub mod graph;
 mod mount;
+mod mount_options;
 mod owner;
 mod reach;
 mod run;
@@ -39,6 +41,7 @@ use crate::source::{SourceFile, Span};
 use crate::stages::Stages;
 use crate::suggest;
 use crate::{lint, lint_settings};
+pub use mount_options::{MountOptions, MountType};
 use stage::Lowering;
 
 /// Facts of images, by reference and platform as they were asked for.
@@ -158,6 +161,7 @@ pub fn lower(
     let mut plan = Plan {
         definition,
         target: state.root,
+        stages: reach.bases.keys().copied().collect(),
         image: ImageTemplate {
             platform: state.platform,
             author: state.author,

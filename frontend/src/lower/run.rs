@@ -2,7 +2,7 @@
 
 use proto::definition::{ExecOp, InlineFile, MountKind, Network, Op};
 
-use super::mount;
+use super::mount_options::MountOptions;
 use super::stage::{Lowering, StageState};
 use crate::args;
 use crate::diagnostic::Diagnostic;
@@ -99,8 +99,10 @@ impl Lowering<'_> {
         let mut mounts = Vec::new();
         let mut sockets = 0;
         for written in &run.mounts {
-            let settings = self.words(&state.scope, |words| mount::Settings::read(written, words, sockets))?;
-            let lowered = self.mount(state, instruction, written, settings)?;
+            let options = self.words(&state.scope, |words| {
+                MountOptions::read(written, |word| words.expand(word))
+            })?;
+            let lowered = self.mount(state, instruction, written, (options, sockets))?;
             sockets += usize::from(matches!(lowered.kind, MountKind::Ssh { .. }));
             mounts.push(lowered);
         }
@@ -129,7 +131,7 @@ fn refuse_privileges(run: &Run) -> Result<(), Diagnostic> {
     match run.devices.first() {
         Some(device) => {
             let message = "`--device` belongs to the labs channel of the language and is not supported";
-            Err(Diagnostic::error("device-unsupported", device.span, message))
+            Err(Diagnostic::error("device-unsupported", device.raw.span, message))
         }
         None => Ok(()),
     }

@@ -4,7 +4,7 @@ use super::Statement;
 use super::flags::{Flags, Takes};
 use super::form;
 use crate::diagnostic::Diagnostic;
-use crate::instruction::{Kind, Mount, Run, Word};
+use crate::instruction::{Device, Kind, Mount, Run, Word};
 use crate::source::Span;
 
 const FLAGS: [(&str, Takes); 4] = [
@@ -15,6 +15,7 @@ const FLAGS: [(&str, Takes); 4] = [
 ];
 
 pub(super) fn run(statement: &Statement<'_>) -> Result<Kind, Diagnostic> {
+    let command = form::command(statement.rest)?;
     let flags = Flags::check(&statement.flags, &FLAGS)?;
     let network = one_of(flags.text("network"), &["default", "none", "host"], |value| {
         ("invalid-network", format!("invalid network mode \"{value}\""))
@@ -24,12 +25,12 @@ pub(super) fn run(statement: &Statement<'_>) -> Result<Kind, Diagnostic> {
     })?;
     let mounts = flags.list("mount").into_iter().map(mount).collect::<Result<_, _>>()?;
     Ok(Kind::Run(Box::new(Run {
-        command: form::command(statement.rest)?,
+        command,
         heredocs: statement.heredocs.iter().map(|(_, heredoc)| heredoc.clone()).collect(),
         mounts,
         network,
         security,
-        devices: flags.list("device"),
+        devices: flags.list("device").into_iter().map(device).collect::<Result<_, _>>()?,
     })))
 }
 
@@ -76,7 +77,47 @@ fn mount(raw: Word) -> Result<Mount, Diagnostic> {
         };
         options.push(option);
     }
+    refuse_variable_sources(&options)?;
     Ok(Mount { raw, options })
+}
+
+/// A name, written plainly or as `name=`, and `required`.
+fn device(raw: Word) -> Result<Device, Diagnostic> {
+    let refused = |message: String| Diagnostic::error("invalid-device", raw.span, message);
+    let mut name = String::new();
+    let mut required = false;
+    for (_, field) in fields(&raw.value).map_err(|problem| refused(problem.to_owned()))? {
+        let option = field
+            .split_once('=')
+            .map(|(key, value)| (key.to_ascii_lowercase(), value));
+        match option.as_ref().map(|(key, value)| (key.as_str(), *value)) {
+            None if field.eq_ignore_ascii_case("required") => required = true,
+            Some(("required", value)) => {
+                let message = format!("invalid value for required: {value}");
+                required = super::flags::switch(value).ok_or_else(|| refused(message))?;
+            }
+            Some(("name", value)) if name.is_empty() => value.clone_into(&mut name),
+            Some(("name", _)) => return Err(refused(format!("device name already set to {name}"))),
+            // Names of devices have a `=` of their own.
+            None | Some(_) if name.is_empty() => name = field,
+            None => return Err(refused(format!("invalid field '{field}' must be a key=value pair"))),
+            Some((key, _)) => return Err(refused(format!("unexpected key '{key}' in '{field}'"))),
+        }
+    }
+    Ok(Device { raw, name, required })
+}
+
+/// Stages must be known before any variable is.
+fn refuse_variable_sources(options: &[(Word, Option<Word>)]) -> Result<(), Diagnostic> {
+    let sources = options.iter().filter(|(key, _)| key.value == "from");
+    for word in sources.filter_map(|(_, value)| value.as_ref()) {
+        let dollar = word.value.find('$');
+        if dollar.is_some_and(|at| at + 1 < word.value.len()) {
+            let message = "'from' doesn't support variable expansion, define alias stage instead";
+            return Err(Diagnostic::error("variable-in-from", word.span, message));
+        }
+    }
+    Ok(())
 }
 
 /// Where a part of a value stands. If quotes or continuations were taken out of it, only the whole has a place.

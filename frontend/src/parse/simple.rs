@@ -58,6 +58,7 @@ pub(super) fn arg(statement: &Statement<'_>) -> Result<Kind, Diagnostic> {
         }
         Ok(Arg {
             name: name.with(without_quotes(name.as_str())),
+            written: name.as_str().to_owned(),
             default,
         })
     });
@@ -123,7 +124,7 @@ fn legacy_pair(statement: &Statement<'_>) -> Result<KeyValues, Diagnostic> {
     let text = statement.rest.as_str();
     let Some(at) = text.find(is_separator) else {
         let message = format!("{} must have two arguments", statement.keyword);
-        return Err(Diagnostic::error("missing-argument", statement.rest.span(), message)
+        return Err(Diagnostic::error("missing-value", statement.rest.span(), message)
             .help(format!("write `{} {text}=<value>`", statement.keyword)));
     };
     let (key, value) = statement.rest.split_at(at);
