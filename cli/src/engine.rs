@@ -174,10 +174,13 @@ pub(crate) fn sent(root: &Path, ignore: &str) -> Result<Vec<String>, String> {
         ignore: Some(&patterns),
     };
     let walked = context::walk(root, &request, None).map_err(|error| with_causes(&error))?;
-    let shown = walked.tree.entries().iter().map(|entry| match &entry.kind {
-        EntryKind::Directory { .. } => format!("{}/", entry.path),
-        EntryKind::Symlink { target } => format!("{} -> {}", entry.path, String::from_utf8_lossy(target)),
-        _ => entry.path.to_string(),
+    let shown = walked.tree.entries().iter().map(|entry| {
+        let path = String::from_utf8_lossy(entry.path.as_bytes());
+        match &entry.kind {
+            EntryKind::Directory { .. } => format!("{path}/"),
+            EntryKind::Symlink { target } => format!("{path} -> {}", String::from_utf8_lossy(target)),
+            _ => path.into_owned(),
+        }
     });
     Ok(shown.collect())
 }

@@ -106,10 +106,8 @@ pub struct From {
 /// One `NAME[=default]` of an `ARG`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Arg {
-    /// Name, quotes removed.
+    /// Name as written: quotes are part of it.
     pub name: Word,
-    /// Name as written.
-    pub written: String,
     /// Default, unexpanded.
     pub default: Option<Word>,
 }

@@ -132,13 +132,29 @@ impl Patterns {
         self.patterns.is_empty()
     }
 
-    /// Whether the patterns select `path`: for an ignore file, whether it is excluded. Parents are replayed.
+    /// Whether the patterns select `path` by itself: the last pattern decides that matches it or a directory above it.
+    ///
+    /// A walk may find otherwise, see [`Patterns::descend`].
     #[must_use]
     pub fn matches(&self, path: &[u8]) -> bool {
-        self.excludes(&self.replay(path))
+        let path = String::from_utf8_lossy(path);
+        let mut names = vec![&*path];
+        let above = path.rfind('/').map_or_else(String::new, |end| clean(&path[..=end]));
+        let ends = above.match_indices('/').map(|(at, _)| at).chain([above.len()]);
+        names.extend(
+            ends.filter(|_| !matches!(above.as_str(), "" | "."))
+                .map(|end| &above[..end]),
+        );
+        let mut matched = false;
+        for pattern in &self.patterns {
+            if pattern.negated == matched && names.iter().any(|name| pattern.matcher.matches(name)) {
+                matched = !pattern.negated;
+            }
+        }
+        matched
     }
 
-    /// The last pattern that matches `path`, as written, with its line; a negated one if that re-includes the path.
+    /// The pattern that decides on `path` in a walk, as written, with its line; a negated one if that re-includes the path.
     #[must_use]
     pub fn deciding(&self, path: &[u8]) -> Option<(&str, u32)> {
         let pattern = &self.patterns[self.replay(path).deciding?];
@@ -155,16 +171,21 @@ impl Patterns {
     }
 
     /// The state of `path` (from the root), given that of the directory holding it.
+    ///
+    /// A pattern is only asked where its answer can change something; its answer is inherited, that it was not asked is too.
+    /// So `!d` brings nothing back that was excluded below `d`: nothing had excluded `d` itself when it was asked.
     #[must_use]
     pub fn descend(&self, parent: &DirectoryState, path: &[u8]) -> DirectoryState {
         let text = String::from_utf8_lossy(path);
         let mut state = DirectoryState::default();
+        let mut excluded = false;
         for (index, pattern) in self.patterns.iter().enumerate() {
             let inherited = parent.matched.get(index).copied().unwrap_or(false);
-            let matched = inherited || pattern.matcher.matches(&text);
+            let matched = inherited || (pattern.negated == excluded && pattern.matcher.matches(&text));
             state.matched.push(matched);
             if matched {
                 state.deciding = Some(index);
+                excluded = !pattern.negated;
             }
         }
         state

@@ -79,14 +79,19 @@ pub(crate) fn base(input: Input<'_>, index: usize, warnings: &mut Vec<Diagnostic
     }
     let text = base_name(stage, &words)?;
     warnings.extend(words.into_warnings());
-    let origin = if text == "scratch" {
-        Origin::Empty
-    } else if let Some((name, context)) = input.context(&text, Some(&platform)) {
+    let origin = if let Some((name, context)) = input.context(&text, Some(&platform)) {
         reach::named(name, context, &platform, place)
     } else if let Some(parent) = input.stages.base(index, &text) {
         Origin::Stage(parent)
+    } else if text == "scratch" {
+        Origin::Empty
     } else {
         reach::image(input, index, &text, &platform, place)?
+    };
+    // Nothing is for every platform, whatever the line says.
+    let platform = match origin {
+        Origin::Empty => input.options.platform.clone(),
+        _ => platform,
     };
     Ok(Base {
         origin,

@@ -2,13 +2,15 @@
 //!
 //! Named contexts are not looked at, and neither are triggers.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proto::reference::Reference;
 
 use super::expand::Words;
-use super::{LowerOptions, from, reach};
+use super::reach::Base;
+use super::{Input, LowerOptions, from, reach};
 use crate::diagnostic::Diagnostic;
+use crate::instruction::{Instruction, Mount, Word};
 use crate::parse::Parsed;
 use crate::source::SourceFile;
 use crate::stages::Stages;
@@ -47,8 +49,8 @@ pub fn edges(source: &SourceFile, parsed: &Parsed, options: &LowerOptions) -> Re
         let name = from::base_name(stage, &words)?;
         from::platform(stage, &words)?;
         bases.push(match stages.base(index, &name) {
-            Some(parent) if name != "scratch" => StageBase::Stage(parent),
-            _ => StageBase::Image(full(&name)),
+            Some(parent) => StageBase::Stage(parent),
+            None => StageBase::Image(full(&name)),
         });
     }
     let edges = bases.into_iter().enumerate().map(|(index, base)| {
@@ -80,6 +82,46 @@ fn full(text: &str) -> String {
     // A word that is no reference is shown as it is; lowering says what is wrong with it.
     text.parse::<Reference>()
         .map_or_else(|_| text.to_owned(), |reference| reference.to_string())
+}
+
+/// Names of images that are none, in stages that the target does not need. Other builders refuse the file for them too.
+pub(super) fn check_unreached(input: Input<'_>, reached: &BTreeMap<usize, Base>) -> Vec<Diagnostic> {
+    let unreached = (0..input.stages.list.len()).filter(|index| !reached.contains_key(index));
+    unreached.flat_map(|index| check_names(input, index)).collect()
+}
+
+fn check_names(input: Input<'_>, index: usize) -> Vec<Diagnostic> {
+    let stage = &input.stages.list[index];
+    let mut errors = Vec::new();
+    let body = match from::base(input, index, &mut Vec::new()) {
+        Ok(base) if base.replaced => &[],
+        Ok(_) => stage.body,
+        Err(error) => {
+            errors.push(error);
+            stage.body
+        }
+    };
+    for instruction in body {
+        for (word, mount) in reach::sources(instruction) {
+            errors.extend(check_source(input, index, instruction, (word, mount)).err());
+        }
+    }
+    errors
+}
+
+fn check_source(
+    input: Input<'_>,
+    index: usize,
+    instruction: &Instruction,
+    (word, mount): (&Word, Option<&Mount>),
+) -> Result<(), Diagnostic> {
+    reach::refuse_variables(word, mount)?;
+    let platform = &input.options.platform;
+    let named = word.value == "scratch" || input.context(&word.value, Some(platform)).is_some();
+    if !named && reach::find(input.stages, index, word, mount)?.is_none() {
+        reach::image(input, index, &word.value, platform, (word.span, instruction.lines))?;
+    }
+    Ok(())
 }
 
 /// A stage that needs itself, by whatever way.

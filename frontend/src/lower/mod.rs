@@ -149,6 +149,10 @@ pub fn lower(
         globals: &globals,
     };
     let reach = reach::collect(input, target)?;
+    let errors = graph::check_unreached(input, &reach.bases);
+    if !errors.is_empty() {
+        return Err(errors);
+    }
     if !reach.missing.is_empty() {
         return Ok(Lowered::Need(reach.missing));
     }

@@ -251,9 +251,6 @@ pub(crate) fn resolve(
     refuse_variables(word, mount)?;
     let platform = &input.options.platform;
     let place = (word.span, instruction.lines);
-    if word.value == "scratch" {
-        return Ok(Origin::Empty);
-    }
     if let Some((name, context)) = input.context(&word.value, Some(platform)) {
         return Ok(named(name, context, platform, place));
     }
@@ -266,6 +263,7 @@ pub(crate) fn resolve(
         }
         Found::Later(_) => Err(later(word, mount, &own)),
         Found::OutOfRange => Err(out_of_range(input.stages, word)),
+        Found::Unknown if word.value == "scratch" => Ok(Origin::Empty),
         Found::Unknown => image(input, index, &word.value, platform, place),
     }
 }

@@ -17,6 +17,17 @@ struct Started {
     script: Option<InlineFile>,
 }
 
+/// An empty array is no program; the shell form may be empty, since the shell is one.
+fn refuse_nothing(instruction: &Instruction, run: &Run) -> Result<(), Diagnostic> {
+    match &run.command {
+        Command::Exec(words) if words.is_empty() => {
+            let message = "RUN has nothing to run: the array is empty";
+            Err(Diagnostic::error("nothing-to-run", instruction.span, message))
+        }
+        _ => Ok(()),
+    }
+}
+
 impl Lowering<'_> {
     /// Lowers a `RUN`.
     pub(crate) fn run(
@@ -27,6 +38,7 @@ impl Lowering<'_> {
         prefix: &str,
     ) -> Result<(), Diagnostic> {
         refuse_privileges(run)?;
+        refuse_nothing(instruction, run)?;
         let network = self.network(run.network.as_ref())?;
         let mounts = self.mounts(state, instruction, run)?;
         let started = start(state, run);

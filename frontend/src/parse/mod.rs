@@ -329,8 +329,8 @@ impl Parser<'_> {
             text.value.push_str(&format!("\n{body}{}", heredoc.name.value));
         }
         if let Err(error) = &inner {
-            let message = format!("Trigger cannot run in any build from this image: {}", error.message);
-            let warning = Diagnostic::warning("BrokenTrigger", error.span, message);
+            let message = format!("no build from this image can run this trigger: {}", error.message);
+            let warning = Diagnostic::warning("broken-trigger", error.span, message);
             self.diagnostics.push(Diagnostic {
                 helps: error.helps.clone(),
                 ..warning

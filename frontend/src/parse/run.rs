@@ -132,6 +132,9 @@ fn inside(raw: &Word, start: usize, length: usize) -> Span {
 
 /// The fields of one CSV record, with their offsets.
 fn fields(record: &str) -> Result<Vec<(usize, String)>, &'static str> {
+    if record.is_empty() {
+        return Err("there is nothing in it");
+    }
     let mut fields = Vec::new();
     let mut at = 0;
     loop {
@@ -195,7 +198,7 @@ mod tests {
         check(r#"type=bind,"target=/a,b""#, Ok(vec!["type=bind", "target=/a,b"]));
         check(r#""id=a""b",x"#, Ok(vec!["id=a\"b", "x"]));
         check("a,,b", Ok(vec!["a", "", "b"]));
-        check("", Ok(vec![""]));
+        check("", Err("there is nothing in it"));
         check(
             r#"id="a""#,
             Err("a quote in the middle of a mount option: quote the whole option"),

@@ -57,17 +57,11 @@ pub(super) fn arg(statement: &Statement<'_>) -> Result<Kind, Diagnostic> {
             return Err(blank_name("ARG", *word));
         }
         Ok(Arg {
-            name: name.with(without_quotes(name.as_str())),
-            written: name.as_str().to_owned(),
+            name: name.word(),
             default,
         })
     });
     Ok(Kind::Arg(args.collect::<Result<_, _>>()?))
-}
-
-fn without_quotes(name: &str) -> &str {
-    let quoted = |quote| name.strip_prefix(quote).and_then(|name| name.strip_suffix(quote));
-    quoted('"').or_else(|| quoted('\'')).unwrap_or(name)
 }
 
 /// One text that may not be empty.

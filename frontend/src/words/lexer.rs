@@ -34,6 +34,14 @@ impl Words {
         }
     }
 
+    /// Where text is split, a word inside of `${…}` takes the place of what stands before it in the same word: `a${B:-c}` is
+    /// `c`. Other builders do so, and what `EXPOSE` leaves in an image must not depend on the builder.
+    fn forget_open(&mut self, operand: bool) {
+        if operand {
+            self.open.clear();
+        }
+    }
+
     fn finish(mut self) -> Vec<String> {
         if !self.open.is_empty() {
             self.done.push(self.open);
@@ -77,6 +85,8 @@ pub(super) struct Lexer<'a> {
     lookup: &'a Lookup<'a>,
     unset: Vec<String>,
     depth: usize,
+    /// How many words inside of `${…}` were read.
+    operands: usize,
 }
 
 impl<'a> Lexer<'a> {
@@ -87,6 +97,7 @@ impl<'a> Lexer<'a> {
             lookup,
             unset: Vec::new(),
             depth: 0,
+            operands: 0,
         }
     }
 
@@ -118,9 +129,19 @@ impl<'a> Lexer<'a> {
                 return Ok(out);
             }
             match ch {
-                '$' => out.push_bare(&self.dollar()?),
+                '$' => {
+                    let operands = self.operands;
+                    let value = self.dollar()?;
+                    out.words.forget_open(self.operands > operands);
+                    out.push_bare(&value);
+                }
                 '\'' if quotes => out.push_protected(&self.single_quoted()?),
-                '"' if quotes => out.push_protected(&self.double_quoted()?),
+                '"' if quotes => {
+                    let operands = self.operands;
+                    let value = self.double_quoted()?;
+                    out.words.forget_open(self.operands > operands);
+                    out.push_protected(&value);
+                }
                 '<' => out.push_protected(&self.less_than()),
                 _ if ch == self.rules.escape => {
                     let escape = self.kept_escape();
@@ -294,6 +315,7 @@ impl<'a> Lexer<'a> {
 
     /// A part of a `${…}`, up to `stop`. A text that ends too early is `missing`, whatever else is wrong in it.
     fn operand(&mut self, stop: char, escapes: Escapes, missing: ExpandReason) -> Result<String, ExpandReason> {
+        self.operands += 1;
         match self.until(Some(stop), escapes) {
             Ok(out) => Ok(out.text),
             Err(ExpandReason::NestedTooDeep) => Err(ExpandReason::NestedTooDeep),

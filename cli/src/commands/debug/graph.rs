@@ -140,7 +140,21 @@ fn targets(
 
 type Answer = Result<Box<Plan>, Vec<Diagnostic>>;
 
+/// Findings that the file makes errors are not in the way: the graph is not about them.
 fn lower(file: &File, options: &LowerOptions, stub_images: bool) -> Result<Answer, Problem> {
+    let answer = lower_checked(file, options, stub_images)?;
+    let is_check = |errors: &Vec<Diagnostic>| errors.iter().any(|error| error.code == "lint");
+    if !answer.as_ref().is_err_and(is_check) {
+        return Ok(answer);
+    }
+    let mut options = options.clone();
+    options
+        .build_args
+        .insert("BUILDKIT_DOCKERFILE_CHECK".to_owned(), "skip=all".to_owned());
+    lower_checked(file, &options, stub_images)
+}
+
+fn lower_checked(file: &File, options: &LowerOptions, stub_images: bool) -> Result<Answer, Problem> {
     if stub_images {
         return Ok(stub::lower_stubbed(&file.source, &file.parsed, options));
     }

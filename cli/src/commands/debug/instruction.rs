@@ -207,7 +207,7 @@ fn value(word: Option<&Word>) -> Option<&str> {
 
 fn arg(arg: &frontend::instruction::Arg) -> Arg<'_> {
     Arg {
-        name: &arg.written,
+        name: &arg.name.value,
         value: value(arg.default.as_ref()),
     }
 }
