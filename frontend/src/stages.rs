@@ -107,18 +107,15 @@ impl<'a> Stages<'a> {
         }
     }
 
-    /// What a mount's `from=text` means in the stage `current`: a name in any case. Numbers are names of images here.
+    /// What a mount's `from=text` means in the stage `current`: a name in any case, that of the last stage if several have
+    /// it. Numbers are names of images here.
     pub(crate) fn find_named(&self, current: usize, text: &str) -> Found {
         let wanted = text.to_ascii_lowercase();
-        let named = |stage: &Stage<'_>| stage.name.as_ref() == Some(&wanted);
-        if let Some(index) = self.list[..current].iter().rposition(named) {
-            Found::Earlier(index)
-        } else if named(&self.list[current]) {
-            Found::Itself
-        } else if let Some(further) = self.list[current..].iter().position(named) {
-            Found::Later(current + further)
-        } else {
-            Found::Unknown
+        match self.list.iter().rposition(|stage| stage.name.as_ref() == Some(&wanted)) {
+            Some(index) if index < current => Found::Earlier(index),
+            Some(index) if index == current => Found::Itself,
+            Some(index) => Found::Later(index),
+            None => Found::Unknown,
         }
     }
 

@@ -104,7 +104,7 @@ impl<'a> Piece<'a> {
     }
 
     /// From the end of `part`, a piece of the same line that begins in this one, to the end.
-    pub(crate) fn from_end_of(&self, part: Self) -> Self {
+    pub(crate) fn behind(&self, part: Self) -> Self {
         Self {
             line: self.line,
             range: (part.range.1, self.range.1),

@@ -126,6 +126,11 @@ impl Flags {
         self.list(name).into_iter().find(|word| !word.value.is_empty())
     }
 
+    /// The value of a flag, also an empty one.
+    pub(super) fn written(&self, name: &str) -> Option<Word> {
+        self.list(name).into_iter().next()
+    }
+
     /// All values of a flag, in order.
     pub(super) fn list(&self, name: &str) -> Vec<Word> {
         let named = self.known.iter().filter(|(known, _)| *known == name);

@@ -214,7 +214,7 @@ impl Parser<'_> {
     ) -> Result<Instruction, Diagnostic> {
         let line = whole.trim();
         let (keyword, arguments) = split_keyword(line);
-        let kind = self.kind(keyword, arguments, whole.from_end_of(keyword).trim_start())?;
+        let kind = self.kind(keyword, arguments, whole.behind(keyword).trim_start())?;
         let span = line.span();
         let last_end = self.scanner.last_end();
         let text = self.source.slice(Span::new(span.start as usize, last_end)).trim_end();
@@ -238,12 +238,13 @@ impl Parser<'_> {
         let (flags, rest) = flags::split(arguments, self.escape);
         // Bodies go first: whatever else is wrong with this instruction, they are no instructions.
         let heredocs = match meant {
-            Some("RUN" | "COPY" | "ADD") => self.heredocs(rest)?,
-            _ => Vec::new(),
+            Some("RUN" | "COPY" | "ADD") => self.heredocs(rest),
+            _ => Ok(Vec::new()),
         };
         let Some(name) = name else {
             return Err(unknown_instruction(keyword, meant));
         };
+        let heredocs = heredocs?;
         if name == "ONBUILD" {
             flags::Flags::check(&flags, &[])?;
             return self.onbuild(keyword.span(), rest, verbatim);

@@ -17,10 +17,10 @@ const FLAGS: [(&str, Takes); 4] = [
 pub(super) fn run(statement: &Statement<'_>) -> Result<Kind, Diagnostic> {
     let command = form::command(statement.rest)?;
     let flags = Flags::check(&statement.flags, &FLAGS)?;
-    let network = one_of(flags.text("network"), &["default", "none", "host"], |value| {
+    let network = one_of(flags.written("network"), &["default", "none", "host"], |value| {
         ("invalid-network", format!("invalid network mode \"{value}\""))
     })?;
-    let security = one_of(flags.text("security"), &["sandbox", "insecure"], |value| {
+    let security = one_of(flags.written("security"), &["sandbox", "insecure"], |value| {
         ("invalid-security", format!("security \"{value}\" is not valid"))
     })?;
     let mounts = flags.list("mount").into_iter().map(mount).collect::<Result<_, _>>()?;
