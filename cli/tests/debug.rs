@@ -175,9 +175,9 @@ fn a_file_from_stdin_is_shown_for_people() {
     let text = "FROM a AS b\nRUN <<E\nx\ny\nE\n";
     let outcome = place.run_with_stdin(&["debug", "parse", "-"], text.as_bytes()).exits(0);
     expect![[r#"
-               1 FROM a AS b
-               2-5 RUN <<E
-                     <<E: 2 lines
+        1       FROM a AS b
+        2-5       RUN <<E
+                    <<E: 2 lines
     "#]]
     .assert_eq(&outcome.stdout);
     let outcome = place

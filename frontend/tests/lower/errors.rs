@@ -146,7 +146,11 @@ fn of_two_stages_with_one_name_the_last_is_meant_everywhere() {
             "FROM b AS x⏎FROM b AS x⏎COPY --from=x / /",
             "FROM b AS x⏎FROM b AS y⏎COPY --from=x / /⏎FROM y AS x",
         ],
-        &expect![[""]],
+        &expect![[r#"
+            3 `x` error[circular-stage]: circular dependency detected on stage: x
+            3 `x` error[later-stage]: cannot copy from stage "x", it needs to be defined before current stage "y"
+              help: move the stage `x` above this one
+        "#]],
     );
 }
 

@@ -9,39 +9,40 @@ use super::File;
 use super::graph::Target;
 use crate::ui::escape;
 
-/// The instructions of a file with their lines, indented below their stage.
+/// The instructions of a file behind their lines, indented below their stage.
 pub(super) fn instructions(file: &File) -> String {
     let mut text = String::new();
     let mut indent = "";
     for instruction in &file.parsed.instructions {
-        if matches!(instruction.kind, Kind::From(_)) {
-            indent = "  ";
-            append(&mut text, format_args!("{}", shown(instruction)));
-        } else {
-            append(&mut text, format_args!("{indent}{}", shown(instruction)));
-        }
+        let outer = matches!(instruction.kind, Kind::From(_));
+        let here = if outer { "" } else { indent };
+        append(
+            &mut text,
+            format_args!("{:<8}{here}{}", lines(instruction), shown(instruction)),
+        );
         for heredoc in instruction.heredocs() {
             let lines = heredoc.data.lines().count();
-            let expanded = if heredoc.expand { "" } else { ", taken literally" };
-            append(
-                &mut text,
-                format_args!("{indent}           <<{}: {lines} lines{expanded}", heredoc.name.value),
-            );
+            let name = escape::line(heredoc.name.value.as_bytes());
+            append(&mut text, format_args!("{:<8}{here}  <<{name}: {lines} lines", ""));
+        }
+        if outer {
+            indent = "  ";
         }
     }
     text
 }
 
+fn lines(instruction: &Instruction) -> String {
+    match instruction.lines {
+        (first, last) if first == last => first.to_string(),
+        (first, last) => format!("{first}-{last}"),
+    }
+}
+
 fn shown(instruction: &Instruction) -> String {
-    let (first, last) = instruction.lines;
-    let lines = if first == last {
-        first.to_string()
-    } else {
-        format!("{first}-{last}")
-    };
     let keyword = instruction.keyword.value.to_ascii_uppercase();
     let text = escape::line(instruction.text.as_bytes());
-    format!("{lines:>8} {keyword} {text}").trim_end().to_owned()
+    format!("{keyword} {text}").trim_end().to_owned()
 }
 
 /// What stages need, then what targets need.
