@@ -300,6 +300,32 @@ fn a_graph_is_drawn_for_people_and_for_graphviz() {
 }
 
 #[test]
+fn a_target_that_cannot_be_built_is_shown_with_its_reason_once() {
+    let place = Place::new();
+    place.file("Dockerfile", "FROM a AS one\nUSER ${U?}\nFROM one\nFROM b AS two\n");
+    let outcome = place.run(&["debug", "graph", "Dockerfile", "--stub-images"]).exits(1);
+    let targets: Vec<&str> = outcome.stdout.lines().skip(3).collect();
+    assert_eq!(
+        targets,
+        [
+            "the last stage needs stage 2 (two)",
+            "target one cannot be built",
+            "target two needs stage 2 (two)"
+        ]
+    );
+    let outcome = place
+        .run(&["debug", "graph", "Dockerfile", "--stub-images", "--target", "one"])
+        .exits(1);
+    expect![[r#"
+        error[invalid-substitution]: failed to process "${U?}": U: is not allowed to be unset
+          --> Dockerfile:2:6
+           2 | USER ${U?}
+             |      ^^^^^
+    "#]]
+    .assert_eq(&outcome.stderr);
+}
+
+#[test]
 fn without_stubs_only_files_without_images_have_a_graph() {
     let graph = ["debug", "graph", "Dockerfile"];
     shows(

@@ -96,8 +96,26 @@ pub(super) fn run(args: &GraphArgs) -> Result<(), Problem> {
     match (json, args.form.dot) {
         (true, _) => print_json(&graph_json(&file, &names, &edges, &targets)),
         (_, true) => ui::result(&dot::graph(&names, &edges)),
-        _ => ui::result(&text::graph(&names, &edges, &targets)),
+        _ => {
+            ui::result(&text::graph(&names, &edges, &targets))?;
+            tell_errors(&file, &targets)
+        }
     }
+}
+
+/// Says once why targets cannot be built.
+fn tell_errors(file: &File, targets: &[Target]) -> Result<(), Problem> {
+    let mut told: Vec<Diagnostic> = Vec::new();
+    for error in targets
+        .iter()
+        .filter_map(|target| target.answer.as_ref().err())
+        .flatten()
+    {
+        if !told.contains(error) {
+            told.push(error.clone());
+        }
+    }
+    if told.is_empty() { Ok(()) } else { Err(file.fail(&told)) }
 }
 
 fn options(args: &GraphArgs) -> Result<LowerOptions, Problem> {
