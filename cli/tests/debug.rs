@@ -154,6 +154,7 @@ fn the_first_error_is_that_of_a_builder_that_stops_there() {
         ("# escape=`\n# escape=`\nFROM a\n", 1),
         ("# only\n# comments\n", 2),
         ("FROM a\nUN <<E\nb\n", 2),
+        ("FOO\nENV =a b\n", 2),
         ("FROM a\nRUN --network= x\n", 2),
         ("FROM a\nRUN --mount= x\n", 2),
         ("FROM a\nRUN --device=a=b,c=d x\n", 2),

@@ -98,17 +98,18 @@ fn pairs(statement: &Statement<'_>) -> Result<KeyValues, Diagnostic> {
         return legacy_pair(statement);
     }
     let mut pairs = Vec::new();
-    for word in words {
+    for word in &words {
         let Some((key, value)) = word.split_once('=') else {
             let text = word.as_str();
             let message = format!("Syntax error - can't find = in \"{text}\". Must be of the form: name=value");
             return Err(Diagnostic::error("missing-equals", word.span(), message)
                 .help("quote the value if it has blanks: `name=\"a value\"`"));
         };
-        if key.is_empty() {
-            return Err(blank_name(statement.keyword, word));
-        }
         pairs.push((key.word(), value.word()));
+    }
+    // Only now: a word that is no pair leaves open where the others end.
+    if let Some(word) = words.iter().find(|word| word.as_str().starts_with('=')) {
+        return Err(blank_name(statement.keyword, *word));
     }
     Ok(KeyValues { pairs, legacy: false })
 }
