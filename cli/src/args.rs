@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::commands::debug::args::DebugCommand;
+
 /// Builds container images from Dockerfiles.
 #[derive(Debug, Parser)]
 #[command(name = "rbuild", version, max_term_width = 100, disable_help_subcommand = true)]
@@ -60,6 +62,12 @@ pub(crate) enum Command {
     Prune(PruneArgs),
     /// Show the versions of client and server
     Version(FormatArgs),
+    /// Show what rbuild makes of a Dockerfile, a word, an ignore file
+    Debug {
+        /// What is looked at
+        #[command(subcommand)]
+        command: DebugCommand,
+    },
     /// Show what this machine can do for builds, and what would help
     Doctor(FormatArgs),
 }

@@ -53,6 +53,15 @@ pub(crate) fn read(context: &Path, file: Option<&Path>) -> Result<Description, P
     Ok(Description { dockerfile, ignore })
 }
 
+/// A Dockerfile by its path, without a context.
+pub(crate) fn file(path: &Path) -> Result<NamedText, Problem> {
+    let name = path.display().to_string();
+    match read_limited(path)? {
+        Some(bytes) => Ok(NamedText { name, bytes }),
+        None => Err(missing(path, Path::new("."), true)),
+    }
+}
+
 /// The `.dockerignore` at the top of a context.
 pub(crate) fn context_ignore(context: &Path) -> Result<Option<NamedText>, Problem> {
     let bytes = read_limited(&context.join(".dockerignore"))?;

@@ -9,6 +9,7 @@ use cache::registry::{Credentials, credentials};
 use frontend::patterns::IgnoreFile;
 use proto::digest::ContentDigest;
 use proto::entitlement::Entitlements;
+use proto::tree::EntryKind;
 use proto::v1;
 use tokio::net::UnixListener;
 use tokio::task::JoinHandle;
@@ -170,6 +171,28 @@ pub(crate) fn walk(
         excluded: excluded.collect(),
         walk_ms: 0,
     })
+}
+
+/// What of `root` is sent under an ignore file, in order: `path`, `path/` for a directory, `path -> target` for a link. Blocks.
+///
+/// # Errors
+/// Words for the user: a malformed pattern, or what could not be read.
+pub(crate) fn sent(root: &Path, ignore: &str) -> Result<Vec<String>, String> {
+    let patterns = IgnoreFile::parse(ignore).map_err(|error| error.to_string())?;
+    let request = WalkRequest {
+        include: &[],
+        ignore: Some(&patterns),
+    };
+    let walked = context::walk(root, &request, None).map_err(|error| with_causes(&error))?;
+    let shown = walked.tree.entries().iter().map(|entry| {
+        let path = String::from_utf8_lossy(entry.path.as_bytes());
+        match &entry.kind {
+            EntryKind::Directory { .. } => format!("{path}/"),
+            EntryKind::Symlink { target } => format!("{path} -> {}", String::from_utf8_lossy(target)),
+            _ => path.into_owned(),
+        }
+    });
+    Ok(shown.collect())
 }
 
 fn with_causes(error: &dyn std::error::Error) -> String {

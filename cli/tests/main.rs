@@ -5,6 +5,7 @@ mod support;
 mod build;
 mod cache;
 mod crash;
+mod debug;
 mod errors;
 mod failures;
 mod help;

@@ -166,7 +166,7 @@ pub(crate) fn declared_names(instructions: &[Instruction]) -> BTreeSet<&str> {
     let mut names = BTreeSet::new();
     for instruction in instructions {
         let kind = match &instruction.kind {
-            Kind::Onbuild { inner, .. } => &inner.kind,
+            Kind::Onbuild { inner: Ok(inner), .. } => &inner.kind,
             other => other,
         };
         if let Kind::Arg(args) = kind {

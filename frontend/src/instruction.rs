@@ -1,5 +1,6 @@
 //! Instructions as the parser understood them: typed, nothing expanded yet, a span on every part that can be wrong.
 
+use crate::diagnostic::Diagnostic;
 use crate::source::Span;
 
 /// A piece of text with its place.
@@ -29,6 +30,18 @@ pub struct Instruction {
     pub comments: Vec<String>,
     /// What it says.
     pub kind: Kind,
+}
+
+impl Instruction {
+    /// Its heredocs, in order.
+    #[must_use]
+    pub fn heredocs(&self) -> &[Heredoc] {
+        match &self.kind {
+            Kind::Run(run) => &run.heredocs,
+            Kind::Copy(copy) | Kind::Add(copy) => &copy.heredocs,
+            _ => &[],
+        }
+    }
 }
 
 /// What an instruction says.
@@ -70,8 +83,8 @@ pub enum Kind {
     Onbuild {
         /// Text of the inner instruction, verbatim.
         text: Word,
-        /// The inner instruction, parsed (so that mistakes show here and not in the child).
-        inner: Box<Instruction>,
+        /// The inner instruction, or the mistake that will end every build that runs it.
+        inner: Result<Box<Instruction>, Box<Diagnostic>>,
     },
     /// `MAINTAINER`
     Maintainer(Word),
@@ -93,7 +106,7 @@ pub struct From {
 /// One `NAME[=default]` of an `ARG`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Arg {
-    /// Name, quotes removed.
+    /// Name as written: quotes are part of it.
     pub name: Word,
     /// Default, unexpanded.
     pub default: Option<Word>,
@@ -147,8 +160,19 @@ pub struct Run {
     pub network: Option<Word>,
     /// `--security`
     pub security: Option<Word>,
-    /// `--device`, raw values.
-    pub devices: Vec<Word>,
+    /// `--device`
+    pub devices: Vec<Device>,
+}
+
+/// One `--device`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// The whole value.
+    pub raw: Word,
+    /// Name of the device or of its class.
+    pub name: String,
+    /// Whether a build without it fails.
+    pub required: bool,
 }
 
 /// One `--mount`, split at commas, nothing expanded.

@@ -24,14 +24,15 @@ pub mod instruction;
 mod parse;
 
 pub use directives::Directives;
-pub use parse::{Parsed, parse};
-mod stages;
+pub use parse::{FirstError, Parsed, parse};
+pub mod stages;
 mod args;
 mod lint;
 mod lint_settings;
 pub mod lower;
 pub mod plan;
 pub mod patterns;
+pub mod stub;
 
 pub use lower::{LowerOptions, NamedContext, lower};
 pub use plan::{ImageFacts, ImageRequest, ImageTemplate, Lowered, Plan};

@@ -75,30 +75,55 @@ impl IgnoreFile {
     /// # Errors
     /// The first malformed pattern with its line.
     pub fn parse(text: &str) -> Result<Patterns, PatternError> {
-        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.starts_with('#'));
-        Patterns::from_lines(lines)
+        let parsed = entries(text).map(|(line, written)| Pattern::parse(written, &clean_entry(written), line));
+        Ok(Patterns {
+            patterns: parsed.collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// The patterns of an ignore file in their shortest form, relative to the context; nothing is checked.
+    #[must_use]
+    pub fn cleaned(text: &str) -> Vec<String> {
+        entries(text).map(|(_, written)| clean_entry(written)).collect()
     }
 }
 
+/// The lines that hold a pattern, with their number.
+fn entries(text: &str) -> impl Iterator<Item = (u32, &str)> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.starts_with('#'));
+    let trimmed = lines.map(|(line, text)| (line, text.trim()));
+    trimmed.filter(|(_, text)| !text.is_empty())
+}
+
+/// Without detours, blanks behind `!`, and the slash that means the context.
+fn clean_entry(written: &str) -> String {
+    let (mark, body) = match written.strip_prefix('!') {
+        Some(body) => ("!", body.trim()),
+        None => ("", written),
+    };
+    if body.is_empty() {
+        return mark.to_owned();
+    }
+    let cleaned = clean(body);
+    let relative = cleaned.strip_prefix('/').filter(|relative| !relative.is_empty());
+    format!("{mark}{}", relative.unwrap_or(&cleaned))
+}
+
 impl Patterns {
-    /// Patterns from flags; their line is their position.
+    /// Patterns from flags; their line is their position. They are taken as they are: a leading `/` or a blank behind `!` is
+    /// part of the pattern, and lets it match nothing.
     ///
     /// # Errors
     /// The first malformed pattern.
     pub fn new<S: AsRef<str>>(patterns: &[S]) -> Result<Self, PatternError> {
-        Self::from_lines((1..).zip(patterns.iter().map(AsRef::as_ref)))
-    }
-
-    fn from_lines<'a>(lines: impl Iterator<Item = (u32, &'a str)>) -> Result<Self, PatternError> {
-        let mut patterns = Vec::new();
-        for (line, text) in lines {
-            let written = text.trim();
-            if !written.is_empty() {
-                patterns.push(Pattern::parse(written, line)?);
-            }
-        }
-        Ok(Self { patterns })
+        let given = (1..).zip(patterns.iter().map(|pattern| pattern.as_ref().trim()));
+        let parsed = given
+            .filter(|(_, text)| !text.is_empty())
+            .map(|(position, text)| Pattern::parse(text, text, position));
+        Ok(Self {
+            patterns: parsed.collect::<Result<_, _>>()?,
+        })
     }
 
     /// Whether there is no pattern.
@@ -107,13 +132,29 @@ impl Patterns {
         self.patterns.is_empty()
     }
 
-    /// Whether the patterns select `path`: for an ignore file, whether it is excluded. Parents are replayed.
+    /// Whether the patterns select `path` by itself: the last pattern decides that matches it or a directory above it.
+    ///
+    /// A walk may find otherwise, see [`Patterns::descend`].
     #[must_use]
     pub fn matches(&self, path: &[u8]) -> bool {
-        self.excludes(&self.replay(path))
+        let path = String::from_utf8_lossy(path);
+        let mut names = vec![&*path];
+        let above = path.rfind('/').map_or_else(String::new, |end| clean(&path[..=end]));
+        let ends = above.match_indices('/').map(|(at, _)| at).chain([above.len()]);
+        names.extend(
+            ends.filter(|_| !matches!(above.as_str(), "" | "."))
+                .map(|end| &above[..end]),
+        );
+        let mut matched = false;
+        for pattern in &self.patterns {
+            if pattern.negated == matched && names.iter().any(|name| pattern.matcher.matches(name)) {
+                matched = !pattern.negated;
+            }
+        }
+        matched
     }
 
-    /// The last pattern that matches `path`, as written, with its line; a negated one if that re-includes the path.
+    /// The pattern that decides on `path` in a walk, as written, with its line; a negated one if that re-includes the path.
     #[must_use]
     pub fn deciding(&self, path: &[u8]) -> Option<(&str, u32)> {
         let pattern = &self.patterns[self.replay(path).deciding?];
@@ -130,16 +171,21 @@ impl Patterns {
     }
 
     /// The state of `path` (from the root), given that of the directory holding it.
+    ///
+    /// A pattern is only asked where its answer can change something; its answer is inherited, that it was not asked is too.
+    /// So `!d` brings nothing back that was excluded below `d`: nothing had excluded `d` itself when it was asked.
     #[must_use]
     pub fn descend(&self, parent: &DirectoryState, path: &[u8]) -> DirectoryState {
         let text = String::from_utf8_lossy(path);
         let mut state = DirectoryState::default();
+        let mut excluded = false;
         for (index, pattern) in self.patterns.iter().enumerate() {
             let inherited = parent.matched.get(index).copied().unwrap_or(false);
-            let matched = inherited || pattern.matcher.matches(&text);
+            let matched = inherited || (pattern.negated == excluded && pattern.matcher.matches(&text));
             state.matched.push(matched);
             if matched {
                 state.deciding = Some(index);
+                excluded = !pattern.negated;
             }
         }
         state
@@ -177,18 +223,19 @@ impl Patterns {
 }
 
 impl Pattern {
-    fn parse(written: &str, line: u32) -> Result<Self, PatternError> {
+    /// Reads a pattern without blanks at its ends; `written` is how messages call it.
+    fn parse(written: &str, text: &str, line: u32) -> Result<Self, PatternError> {
         let error = |problem| PatternError {
             line,
             pattern: written.to_owned(),
             problem,
         };
-        let negated = written.starts_with('!');
-        let body = written.strip_prefix('!').unwrap_or(written).trim();
-        if body.is_empty() {
-            return Err(error(PatternProblem::LoneNegation));
-        }
-        let cleaned = clean(body);
+        let text = clean(text);
+        let (negated, cleaned) = match text.strip_prefix('!') {
+            Some("") => return Err(error(PatternProblem::LoneNegation)),
+            Some(body) => (true, body.to_owned()),
+            None => (false, text),
+        };
         check_wildcard(&cleaned).map_err(error)?;
         let matcher = translate(&cleaned).map_err(error)?;
         Ok(Self {
@@ -231,8 +278,9 @@ impl Matcher {
     }
 }
 
-/// Removes empty and `.` components and resolves `..`; one leading `/` goes, leading `..` stay and match nothing.
+/// Removes empty and `.` components and resolves `..`; a leading `/` or `..` stays and lets the pattern match nothing.
 fn clean(pattern: &str) -> String {
+    let rooted = pattern.starts_with('/');
     let mut kept: Vec<&str> = Vec::new();
     for component in pattern.split('/') {
         match component {
@@ -240,11 +288,15 @@ fn clean(pattern: &str) -> String {
             ".." if kept.last().is_some_and(|last| *last != "..") => {
                 kept.pop();
             }
-            ".." if pattern.starts_with('/') && kept.is_empty() => {}
+            ".." if rooted => {}
             _ => kept.push(component),
         }
     }
-    kept.join("/")
+    match (rooted, kept.is_empty()) {
+        (true, _) => format!("/{}", kept.join("/")),
+        (false, true) => ".".to_owned(),
+        (false, false) => kept.join("/"),
+    }
 }
 
 fn translate(pattern: &str) -> Result<Matcher, PatternProblem> {

@@ -51,6 +51,8 @@ pub struct Plan {
     pub definition: Definition,
     /// The vertex whose filesystem is the image; nothing for an empty one.
     pub target: Option<VertexId>,
+    /// The stages that the target needs, itself counted in, by their position in the file.
+    pub stages: Vec<usize>,
     /// The image config, short of times and diff IDs.
     pub image: ImageTemplate,
     /// Warnings, in order of their place.

@@ -6,24 +6,24 @@ use crate::source::Span;
 
 /// One stage.
 #[derive(Debug)]
-pub(crate) struct Stage<'a> {
+pub struct Stage<'a> {
     /// Its `FROM`.
-    pub(crate) from: &'a FromInstruction,
+    pub from: &'a FromInstruction,
     /// The instruction around it.
-    pub(crate) instruction: &'a Instruction,
+    pub instruction: &'a Instruction,
     /// Its name in lower case.
-    pub(crate) name: Option<String>,
+    pub name: Option<String>,
     /// Everything up to the next `FROM`.
-    pub(crate) body: &'a [Instruction],
+    pub body: &'a [Instruction],
 }
 
 /// A whole Dockerfile.
 #[derive(Debug)]
-pub(crate) struct Stages<'a> {
+pub struct Stages<'a> {
     /// `ARG`s before the first `FROM`.
-    pub(crate) globals: Vec<&'a Arg>,
+    pub globals: Vec<&'a Arg>,
     /// The stages, in order.
-    pub(crate) list: Vec<Stage<'a>>,
+    pub list: Vec<Stage<'a>>,
 }
 
 /// What a name in `COPY --from` or a mount leads to, seen from one stage.
@@ -34,7 +34,7 @@ pub(crate) enum Found {
     /// The stage that asks.
     Itself,
     /// A stage below.
-    Later,
+    Later(usize),
     /// No stage of this file.
     Unknown,
     /// A number that no stage has.
@@ -43,7 +43,8 @@ pub(crate) enum Found {
 
 impl<'a> Stages<'a> {
     /// Splits a file. What stands before the first `FROM` and is no `ARG` was reported by the parser.
-    pub(crate) fn split(instructions: &'a [Instruction]) -> Self {
+    #[must_use]
+    pub fn split(instructions: &'a [Instruction]) -> Self {
         let mut globals = Vec::new();
         let mut list: Vec<Stage<'a>> = Vec::new();
         let mut body_start = 0;
@@ -95,24 +96,26 @@ impl<'a> Stages<'a> {
 
     /// What `--from=text` means in the stage `current`: a number, or a name in any case.
     pub(crate) fn find(&self, current: usize, text: &str) -> Found {
-        if let Ok(number) = text.parse::<i64>() {
-            return match usize::try_from(number) {
-                Ok(index) if index < current => Found::Earlier(index),
-                Ok(index) if index == current => Found::Itself,
-                Ok(index) if index < self.list.len() => Found::Later,
-                _ => Found::OutOfRange,
-            };
+        let Ok(number) = text.parse::<i64>() else {
+            return self.find_named(current, text);
+        };
+        match usize::try_from(number) {
+            Ok(index) if index < current => Found::Earlier(index),
+            Ok(index) if index == current => Found::Itself,
+            Ok(index) if index < self.list.len() => Found::Later(index),
+            _ => Found::OutOfRange,
         }
+    }
+
+    /// What a mount's `from=text` means in the stage `current`: a name in any case, that of the last stage if several have
+    /// it. Numbers are names of images here.
+    pub(crate) fn find_named(&self, current: usize, text: &str) -> Found {
         let wanted = text.to_ascii_lowercase();
-        let named = |stage: &Stage<'_>| stage.name.as_ref() == Some(&wanted);
-        if let Some(index) = self.list[..current].iter().rposition(named) {
-            Found::Earlier(index)
-        } else if named(&self.list[current]) {
-            Found::Itself
-        } else if self.list[current..].iter().any(named) {
-            Found::Later
-        } else {
-            Found::Unknown
+        match self.list.iter().rposition(|stage| stage.name.as_ref() == Some(&wanted)) {
+            Some(index) if index < current => Found::Earlier(index),
+            Some(index) if index == current => Found::Itself,
+            Some(index) => Found::Later(index),
+            None => Found::Unknown,
         }
     }
 

@@ -22,6 +22,11 @@ impl Joined {
         }
     }
 
+    /// Where the line begins in the file, also if nothing but a continuation mark stands there.
+    pub(crate) fn start(&self) -> usize {
+        self.stretches.first().map_or(0, |(_, offset)| *offset)
+    }
+
     /// The whole line.
     pub(crate) fn piece(&self) -> Piece<'_> {
         Piece {
@@ -98,6 +103,14 @@ impl<'a> Piece<'a> {
         self.sub(start..self.as_str().len())
     }
 
+    /// From the end of `part`, a piece of the same line that begins in this one, to the end.
+    pub(crate) fn behind(&self, part: Self) -> Self {
+        Self {
+            line: self.line,
+            range: (part.range.1, self.range.1),
+        }
+    }
+
     /// What stands before and after an offset.
     pub(crate) fn split_at(&self, at: usize) -> (Self, Self) {
         (self.sub(0..at), self.from(at))
@@ -108,6 +121,12 @@ impl<'a> Piece<'a> {
         let text = self.as_str();
         let start = text.len() - text.trim_start().len();
         self.sub(start..start + text.trim().len())
+    }
+
+    /// Without blanks at the start.
+    pub(crate) fn trim_start(&self) -> Self {
+        let text = self.as_str();
+        self.from(text.len() - text.trim_start().len())
     }
 
     /// What stands before and after the first `separator`.

@@ -114,7 +114,9 @@ fn collect(instruction: &Instruction, spans: &mut Vec<Span>) {
         }
         Kind::Onbuild { text, inner } => {
             spans.push(text.span);
-            collect(inner, spans);
+            if let Ok(inner) = inner {
+                collect(inner, spans);
+            }
         }
         Kind::Cmd(_) | Kind::Entrypoint(_) | Kind::Healthcheck(_) => {}
     }

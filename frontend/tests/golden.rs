@@ -163,7 +163,10 @@ fn render_instruction(source: &SourceFile, instruction: &Instruction) -> String 
         Kind::Healthcheck(check) => parts.push(render_healthcheck(source, check)),
         Kind::Onbuild { text, inner } => {
             parts.push(word(source, text));
-            parts.push(format!("({})", render_instruction(source, inner)));
+            parts.push(match inner {
+                Ok(inner) => format!("({})", render_instruction(source, inner)),
+                Err(mistake) => format!("(! {})", mistake.message),
+            });
         }
     }
     parts.join(" ")
@@ -188,7 +191,7 @@ fn render_run(source: &SourceFile, run: &Run) -> Vec<String> {
     parts.extend(
         run.devices
             .iter()
-            .map(|device| format!("device={}", word(source, device))),
+            .map(|device| format!("device={}", word(source, &device.raw))),
     );
     parts.extend(run.heredocs.iter().map(|heredoc| render_heredoc(source, heredoc)));
     parts

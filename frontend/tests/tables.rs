@@ -63,6 +63,35 @@ fn variables_split_into_words_unless_quoted() {
     assert_eq!(words("  $D c\\ d \"$D\" '' x$D "), ["a", "b", "c d", "a b", "xa", "b"]);
 }
 
+/// What other builders leave in an image for `EXPOSE` depends on this.
+#[test]
+fn a_word_in_braces_takes_the_place_of_what_stands_before_it_when_words_are_split() {
+    let words = |text| Expander::new('\\').expand_words(text, &lookup).unwrap().words;
+    assert_eq!(words("a b${U:-c}d"), ["a", "cd"]);
+    assert_eq!(words("b${FOO:-c}d"), ["xxyyd"]);
+    assert_eq!(words("b\"${U:-c d}\"e"), ["c de"]);
+    assert_eq!(words("b${FOO/x/z}"), ["zxyy"]);
+    assert_eq!(words("b${FOO}d"), ["bxxyyd"]);
+}
+
+#[test]
+fn two_less_than_signs_hold_the_next_word() {
+    let words = |text| Expander::new('\\').expand_words(text, &lookup).unwrap().words;
+    assert_eq!(words("a << b < c"), ["a", "<< b", "<", "c"]);
+}
+
+#[test]
+fn an_unknown_modifier_of_an_unset_variable_stays_where_unset_ones_stay() {
+    let keeping = Expander {
+        unset: Unset::Keep,
+        ..Expander::new('\\')
+    };
+    assert_eq!(keeping.expand("${U:=x}", &lookup).unwrap().text, "${U:=x}");
+    assert!(keeping.expand("${FOO:=x}", &lookup).is_err());
+    assert!(keeping.expand("${U=x}", &lookup).is_err());
+    assert!(keeping.expand("${U:#x}", &lookup).is_err());
+}
+
 #[test]
 fn quotes_are_text_in_a_heredoc() {
     let expanded = expand_heredoc("$FOO \\$FOO \"q\" 'r' \\\\ \\n\n", &lookup).unwrap();

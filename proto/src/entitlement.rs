@@ -66,6 +66,18 @@ impl Entitlement {
 pub struct Entitlements(BTreeSet<Entitlement>);
 
 impl Entitlements {
+    /// Everything: for questions about a Dockerfile that run no step.
+    #[must_use]
+    pub fn all() -> Self {
+        [
+            Entitlement::NetworkHost,
+            Entitlement::SecurityInsecure,
+            Entitlement::Device(None),
+        ]
+        .into_iter()
+        .collect()
+    }
+
     /// Whether `asked` is among them.
     #[must_use]
     pub fn allow(&self, asked: &Entitlement) -> bool {

@@ -25,6 +25,55 @@ pub struct Platform {
 #[error("`{0}` is not a platform: expected `os/arch` or `os/arch/variant`")]
 pub struct PlatformError(pub String);
 
+/// Operating systems that may stand alone. Source: Go's list of ports, as below.
+const SYSTEMS: [&str; 17] = [
+    "aix",
+    "android",
+    "darwin",
+    "dragonfly",
+    "freebsd",
+    "hurd",
+    "illumos",
+    "ios",
+    "js",
+    "linux",
+    "nacl",
+    "netbsd",
+    "openbsd",
+    "plan9",
+    "solaris",
+    "windows",
+    "zos",
+];
+
+/// Architectures that may stand alone.
+const ARCHITECTURES: [&str; 24] = [
+    "386",
+    "amd64",
+    "amd64p32",
+    "arm",
+    "armbe",
+    "arm64",
+    "arm64be",
+    "ppc64",
+    "ppc64le",
+    "loong64",
+    "mips",
+    "mipsle",
+    "mips64",
+    "mips64le",
+    "mips64p32",
+    "mips64p32le",
+    "ppc",
+    "riscv",
+    "riscv64",
+    "s390",
+    "s390x",
+    "sparc",
+    "sparc64",
+    "wasm",
+];
+
 impl Platform {
     /// `os`/`architecture`/`variant` in normal form.
     #[must_use]
@@ -79,8 +128,16 @@ impl FromStr for Platform {
             [os, architecture] => Ok(Self::new(os, architecture, "")),
             [os, architecture, variant] => Ok(Self::new(os, architecture, variant)),
             // One word is an operating system or an architecture; the other half is what images are mostly for.
-            ["linux" | "windows" | "darwin"] => Ok(Self::new(parts[0], "amd64", "")),
-            [architecture] => Ok(Self::new("linux", architecture, "")),
+            [word] => {
+                let (system, architecture) = (Self::new(word, "amd64", ""), Self::new("linux", word, ""));
+                if SYSTEMS.contains(&system.os.as_str()) {
+                    Ok(system)
+                } else if ARCHITECTURES.contains(&architecture.architecture.as_str()) {
+                    Ok(architecture)
+                } else {
+                    Err(error())
+                }
+            }
             _ => Err(error()),
         }
     }
@@ -110,6 +167,8 @@ mod tests {
             ("linux/armhf", "linux/arm/v7"),
             ("linux/arm", "linux/arm/v7"),
             ("arm64", "linux/arm64"),
+            ("x86_64", "linux/amd64"),
+            ("FreeBSD", "freebsd/amd64"),
         ] {
             assert_eq!(text.parse::<Platform>().unwrap().to_string(), normal);
         }
@@ -117,7 +176,7 @@ mod tests {
 
     #[test]
     fn empty_parts_are_refused() {
-        for bad in ["", "linux/", "/amd64", "a/b/c/d", "linux/am d64"] {
+        for bad in ["", "linux/", "/amd64", "a/b/c/d", "linux/am d64", "foobar"] {
             assert!(bad.parse::<Platform>().is_err(), "{bad}");
         }
     }

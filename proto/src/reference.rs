@@ -105,6 +105,10 @@ impl FromStr for Reference {
             Some((name, digest)) => (name, Some(digest.parse::<Digest>().map_err(|_| format())?)),
             None => (text, None),
         };
+        // So that IDs of images are never taken for names.
+        if text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+            return Err(format());
+        }
         let after_slash = name.rfind('/').map_or(0, |at| at + 1);
         let (name, tag) = match name[after_slash..].rfind(':') {
             Some(at) => (&name[..after_slash + at], Some(&name[after_slash + at + 1..])),

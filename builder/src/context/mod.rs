@@ -145,7 +145,9 @@ fn excluded(tree: &Tree, ignore: &Patterns, named: Vec<follow::Named>) -> Vec<Ex
         .filter_map(|named| {
             let leads_to = named.leads_to.as_bytes();
             // A socket is missing too, but no pattern is to blame.
-            let (pattern, line) = ignore.deciding(leads_to).filter(|_| ignore.matches(leads_to))?;
+            let (pattern, line) = ignore
+                .deciding(leads_to)
+                .filter(|(pattern, _)| !pattern.starts_with('!'))?;
             Some(Excluded {
                 path: named.include,
                 pattern: pattern.to_owned(),

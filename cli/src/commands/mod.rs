@@ -1,6 +1,7 @@
 //! One function per command.
 
 mod build;
+pub(crate) mod debug;
 mod images;
 mod login;
 mod serve;
@@ -34,6 +35,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Problem> {
         Command::Du(args) => wait(&config, store::du(&args, &config)),
         Command::Prune(args) => wait(&config, store::prune(&args, &config)),
         Command::Version(args) => wait(&config, store::version(&args, &config)),
+        Command::Debug { command } => debug::run(&command),
         Command::Doctor(args) => wait(&config, store::doctor(&args, &config)),
     }
 }

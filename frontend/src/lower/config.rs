@@ -65,9 +65,15 @@ impl Lowering<'_> {
             let message = format!("Relative workdir \"{text}\" can have unexpected results if the base image changes");
             self.report(Diagnostic::warning("WorkdirRelativePath", word.span, message));
         }
-        let path = path::join(state.cwd(), &text);
-        state.config.working_dir.clone_from(&path);
-        let created_by = format!("WORKDIR {path}");
+        // An absolute path is recorded as it is written: other builders do so, and tools compare configs.
+        let recorded = if text.starts_with('/') {
+            text
+        } else {
+            path::join(state.cwd(), &text)
+        };
+        let path = path::clean(&recorded);
+        let created_by = format!("WORKDIR {recorded}");
+        state.config.working_dir = recorded;
         if path == "/" {
             state.record(created_by, None);
             return Ok(());
@@ -269,10 +275,10 @@ fn healthcheck(state: &mut StageState, check: &Healthcheck) {
     state.config.healthcheck = Some(check);
 }
 
-/// A number from 1, or a name in any case, with or without `SIG`.
+/// A number other than 0, or a name in any case, with or without `SIG`.
 fn is_signal(text: &str) -> bool {
-    if let Ok(number) = text.parse::<u32>() {
-        return number > 0;
+    if let Ok(number) = text.parse::<i64>() {
+        return number != 0;
     }
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
@@ -292,7 +298,7 @@ mod tests {
         for good in ["SIGTERM", "term", "9", "SIGRTMIN+3", "RTMAX-14"] {
             assert!(is_signal(good), "{good}");
         }
-        for bad in ["", "FOO", "0", "-1", "SIG", "SIGRTMIN+16", "RTMAX-15"] {
+        for bad in ["", "FOO", "0", "SIG", "SIGRTMIN+16", "RTMAX-15"] {
             assert!(!is_signal(bad), "{bad}");
         }
     }

@@ -51,6 +51,7 @@ impl Ports {
         if let Some(host) = host.filter(|host| !host.is_empty() && parse_range(host).is_none()) {
             return Err(PortError::Host(host.to_owned()));
         }
+        let protocol = if protocol.is_empty() { "tcp" } else { protocol };
         let lower = protocol.to_ascii_lowercase();
         if !matches!(lower.as_str(), "tcp" | "udp" | "sctp") {
             return Err(PortError::Protocol {
@@ -104,6 +105,7 @@ mod tests {
         check("9000-9002", Ok(&["9000/tcp", "9001/tcp", "9002/tcp"]));
         check("127.0.0.1:80:8080/sctp", Ok(&["8080/sctp"]));
         check("80:8080", Ok(&["8080/tcp"]));
+        check("80/", Ok(&["80/tcp"]));
         check("99999", Err("invalid containerPort: 99999"));
         check("2-1", Err("invalid containerPort: 2-1"));
         check("+1", Err("invalid containerPort: +1"));

@@ -77,20 +77,21 @@ pub(crate) fn base(input: Input<'_>, index: usize, warnings: &mut Vec<Diagnostic
             replaced: true,
         });
     }
-    let text = words.expand(&stage.from.base)?;
+    let text = base_name(stage, &words)?;
     warnings.extend(words.into_warnings());
-    let origin = if text.is_empty() {
-        let message = format!("base name ({}) should not be blank", stage.from.base.value);
-        return Err(Diagnostic::error("blank-base", stage.from.base.span, message)
-            .help("declare the variable with `ARG` and a default before the first `FROM`"));
-    } else if text == "scratch" {
-        Origin::Empty
-    } else if let Some((name, context)) = input.context(&text, Some(&platform)) {
+    let origin = if let Some((name, context)) = input.context(&text, Some(&platform)) {
         reach::named(name, context, &platform, place)
     } else if let Some(parent) = input.stages.base(index, &text) {
         Origin::Stage(parent)
+    } else if text == "scratch" {
+        Origin::Empty
     } else {
         reach::image(input, index, &text, &platform, place)?
+    };
+    // Nothing is for every platform, whatever the line says.
+    let platform = match origin {
+        Origin::Empty => input.options.platform.clone(),
+        _ => platform,
     };
     Ok(Base {
         origin,
@@ -99,8 +100,19 @@ pub(crate) fn base(input: Input<'_>, index: usize, warnings: &mut Vec<Diagnostic
     })
 }
 
+/// What stands behind `FROM`, expanded.
+pub(super) fn base_name(stage: &Stage<'_>, words: &Words<'_>) -> Result<String, Diagnostic> {
+    let text = words.expand(&stage.from.base)?;
+    if text.is_empty() {
+        let message = format!("base name ({}) should not be blank", stage.from.base.value);
+        return Err(Diagnostic::error("blank-base", stage.from.base.span, message)
+            .help("declare the variable with `ARG` and a default before the first `FROM`"));
+    }
+    Ok(text)
+}
+
 /// `FROM --platform`.
-fn platform(stage: &Stage<'_>, words: &Words<'_>) -> Result<Option<Platform>, Diagnostic> {
+pub(super) fn platform(stage: &Stage<'_>, words: &Words<'_>) -> Result<Option<Platform>, Diagnostic> {
     let Some(word) = &stage.from.platform else {
         return Ok(None);
     };

@@ -6,7 +6,7 @@
 //!                        ▼
 //!                    stage.rs: one stage after the other, in file order
 //!                      ├─ from.rs    the filesystem and config it starts with
-//!                      ├─ run.rs     RUN, with mount.rs and device.rs
+//!                      ├─ run.rs     RUN, with mount.rs and mount_options.rs
 //!                      ├─ copy.rs    COPY and ADD, with owner.rs
 //!                      └─ config.rs  everything that only changes the config, with expose.rs
 //! ```
@@ -16,12 +16,13 @@
 pub(crate) mod path;
 mod config;
 mod copy;
-mod device;
 mod expand;
 mod expose;
 mod from;
 mod gofmt;
+pub mod graph;
 mod mount;
+mod mount_options;
 mod owner;
 mod reach;
 mod run;
@@ -41,6 +42,7 @@ use crate::source::{SourceFile, Span};
 use crate::stages::Stages;
 use crate::suggest;
 use crate::{lint, lint_settings};
+pub use mount_options::{MountOptions, MountType};
 use stage::Lowering;
 
 /// Facts of images, by reference and platform as they were asked for.
@@ -148,6 +150,10 @@ pub fn lower(
         globals: &globals,
     };
     let reach = reach::collect(input, target)?;
+    let errors = graph::check_unreached(input, &reach.bases);
+    if !errors.is_empty() {
+        return Err(errors);
+    }
     if !reach.missing.is_empty() {
         return Ok(Lowered::Need(reach.missing));
     }
@@ -160,6 +166,7 @@ pub fn lower(
     let mut plan = Plan {
         definition,
         target: state.root,
+        stages: reach.bases.keys().copied().collect(),
         image: ImageTemplate {
             platform: state.platform,
             author: state.author,

@@ -12,7 +12,7 @@ use crate::instruction::{Instruction, Kind, Mount, Word};
 use crate::parse::parse;
 use crate::plan::ImageRequest;
 use crate::source::{SourceFile, Span};
-use crate::stages::Found;
+use crate::stages::{Found, Stages};
 
 /// Where files come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,7 +93,7 @@ fn has_implicit_stage(input: Input<'_>) -> bool {
         let sources = stage.body.iter().flat_map(sources);
         sources
             .into_iter()
-            .any(|(word, _)| input.stages.find(index, &word.value) == Found::Unknown)
+            .any(|(word, mount)| found(input.stages, index, word, mount) == Found::Unknown)
     })
 }
 
@@ -148,23 +148,13 @@ impl<'a> Reach<'a> {
         match &base.origin {
             _ if base.replaced => Ok(Vec::new()),
             Origin::Stage(parent) => {
-                let inner = |instruction: &'a Instruction| match &instruction.kind {
-                    Kind::Onbuild { inner, .. } => Some(Trigger {
-                        instruction: Cow::Borrowed(&**inner),
-                        foreign: None,
-                    }),
-                    _ => None,
-                };
                 let parent = &input.stages.list[*parent];
                 let replaced = parent
                     .name
                     .as_ref()
                     .is_some_and(|name| input.context(name, None).is_some());
-                Ok(if replaced {
-                    Vec::new()
-                } else {
-                    parent.body.iter().filter_map(inner).collect()
-                })
+                let body = if replaced { &[] } else { parent.body };
+                body.iter().filter_map(own_trigger).collect()
             }
             Origin::Image(request, _) => {
                 let facts = input.images.get(&(request.reference.clone(), request.platform.clone()));
@@ -174,6 +164,20 @@ impl<'a> Reach<'a> {
             Origin::Empty | Origin::Local(_) => Ok(Vec::new()),
         }
     }
+}
+
+/// The trigger that an instruction of this file leaves behind, if it is an `ONBUILD`.
+fn own_trigger(instruction: &Instruction) -> Option<Result<Trigger<'_>, Diagnostic>> {
+    let Kind::Onbuild { inner, .. } = &instruction.kind else {
+        return None;
+    };
+    Some(match inner {
+        Ok(inner) => Ok(Trigger {
+            instruction: Cow::Borrowed(&**inner),
+            foreign: None,
+        }),
+        Err(mistake) => Err(Diagnostic::clone(mistake)),
+    })
 }
 
 /// A trigger as an image config holds it: one instruction.
@@ -225,7 +229,7 @@ pub(crate) fn relocate(error: Diagnostic, input: Input<'_>, index: usize, foreig
 }
 
 /// The `from` words of an instruction, each with the mount it stands in.
-fn sources(instruction: &Instruction) -> Vec<(&Word, Option<&Mount>)> {
+pub(super) fn sources(instruction: &Instruction) -> Vec<(&Word, Option<&Mount>)> {
     match &instruction.kind {
         Kind::Copy(copy) => copy.from.iter().map(|word| (word, None)).collect(),
         Kind::Run(run) => {
@@ -247,30 +251,55 @@ pub(crate) fn resolve(
     refuse_variables(word, mount)?;
     let platform = &input.options.platform;
     let place = (word.span, instruction.lines);
-    if word.value == "scratch" {
-        return Ok(Origin::Empty);
-    }
     if let Some((name, context)) = input.context(&word.value, Some(platform)) {
         return Ok(named(name, context, platform, place));
     }
     let own = input.stages.called(index);
-    match input.stages.find(index, &word.value) {
+    match found(input.stages, index, word, mount) {
         Found::Earlier(found) => Ok(Origin::Stage(found)),
         Found::Itself => {
             let message = format!("circular dependency detected on stage: {own}");
             Err(Diagnostic::error("circular-stage", word.span, message))
         }
-        Found::Later => Err(later(word, mount, &own)),
-        Found::OutOfRange => {
-            let message = format!("invalid stage index {}", word.value);
-            let error = Diagnostic::error("unknown-stage", word.span, message);
-            Err(error.note(format!("this file has the stages 0 to {}", input.stages.list.len() - 1)))
-        }
+        Found::Later(_) => Err(later(word, mount, &own)),
+        Found::OutOfRange => Err(out_of_range(input.stages, word)),
+        Found::Unknown if word.value == "scratch" => Ok(Origin::Empty),
         Found::Unknown => image(input, index, &word.value, platform, place),
     }
 }
 
-fn refuse_variables(word: &Word, mount: Option<&Mount>) -> Result<(), Diagnostic> {
+fn found(stages: &Stages<'_>, index: usize, word: &Word, mount: Option<&Mount>) -> Found {
+    match mount {
+        None => stages.find(index, &word.value),
+        Some(_) => stages.find_named(index, &word.value),
+    }
+}
+
+/// The stage that a `--from` or a mount's `from` names, wherever it stands; nothing: it names an image.
+pub(super) fn find(
+    stages: &Stages<'_>,
+    index: usize,
+    word: &Word,
+    mount: Option<&Mount>,
+) -> Result<Option<usize>, Diagnostic> {
+    match found(stages, index, word, mount) {
+        Found::Earlier(found) | Found::Later(found) => Ok(Some(found)),
+        Found::Itself => Ok(Some(index)),
+        Found::Unknown => Ok(None),
+        Found::OutOfRange => Err(out_of_range(stages, word)),
+    }
+}
+
+fn out_of_range(stages: &Stages<'_>, word: &Word) -> Diagnostic {
+    let error = Diagnostic::error(
+        "unknown-stage",
+        word.span,
+        format!("invalid stage index {}", word.value),
+    );
+    error.note(format!("this file has the stages 0 to {}", stages.list.len() - 1))
+}
+
+pub(super) fn refuse_variables(word: &Word, mount: Option<&Mount>) -> Result<(), Diagnostic> {
     if !word.value.contains('$') {
         return Ok(());
     }

@@ -5,11 +5,11 @@
 use proto::definition::{DeviceRequest, ExecOp, InlineFile, MountKind, Network, Op, Security};
 use proto::entitlement::Entitlement;
 
+use super::mount_options::MountOptions;
 use super::stage::{Lowering, StageState};
-use super::{device, mount};
 use crate::args;
 use crate::diagnostic::Diagnostic;
-use crate::instruction::{Command, Heredoc, Instruction, Run, Word};
+use crate::instruction::{Command, Device, Heredoc, Instruction, Run, Word};
 use crate::source::Span;
 
 /// Where scripts of heredocs appear in a step.
@@ -21,6 +21,17 @@ struct Started {
     script: Option<InlineFile>,
 }
 
+/// An empty array is no program; the shell form may be empty, since the shell is one.
+fn refuse_nothing(instruction: &Instruction, run: &Run) -> Result<(), Diagnostic> {
+    match &run.command {
+        Command::Exec(words) if words.is_empty() => {
+            let message = "RUN has nothing to run: the array is empty";
+            Err(Diagnostic::error("nothing-to-run", instruction.span, message))
+        }
+        _ => Ok(()),
+    }
+}
+
 impl Lowering<'_> {
     /// Lowers a `RUN`.
     pub(crate) fn run(
@@ -30,6 +41,7 @@ impl Lowering<'_> {
         run: &Run,
         prefix: &str,
     ) -> Result<(), Diagnostic> {
+        refuse_nothing(instruction, run)?;
         let network = self.network(run.network.as_ref())?;
         let security = self.security(run.security.as_ref())?;
         let devices = self.devices(run)?;
@@ -111,10 +123,17 @@ impl Lowering<'_> {
     }
 
     fn devices(&self, run: &Run) -> Result<Vec<DeviceRequest>, Diagnostic> {
-        let lower = |written: &Word| {
-            let request = device::request(written)?;
-            self.allowed(&Entitlement::Device(Some(request.name.clone())), written.span)?;
-            Ok(request)
+        let lower = |device: &Device| {
+            let span = device.raw.span;
+            if device.name.is_empty() {
+                let error = Diagnostic::error("invalid-device", span, "the device has no name");
+                return Err(error.help("write `--device=vendor/class=name`"));
+            }
+            self.allowed(&Entitlement::Device(Some(device.name.clone())), span)?;
+            Ok(DeviceRequest {
+                name: device.name.clone(),
+                required: device.required,
+            })
         };
         run.devices.iter().map(lower).collect()
     }
@@ -138,8 +157,10 @@ impl Lowering<'_> {
         let mut mounts = Vec::new();
         let mut sockets = 0;
         for written in &run.mounts {
-            let settings = self.words(&state.scope, |words| mount::Settings::read(written, words, sockets))?;
-            let lowered = self.mount(state, instruction, written, settings)?;
+            let options = self.words(&state.scope, |words| {
+                MountOptions::read(written, |word| words.expand(word))
+            })?;
+            let lowered = self.mount(state, instruction, written, (options, sockets))?;
             sockets += usize::from(matches!(lowered.kind, MountKind::Ssh { .. }));
             mounts.push(lowered);
         }

@@ -35,12 +35,12 @@ pub(super) fn add(statement: &Statement<'_>) -> Result<Kind, Diagnostic> {
 }
 
 fn read(statement: &Statement<'_>, takes: &[(&'static str, Takes)]) -> Result<Copy, Diagnostic> {
-    let flags = Flags::check(&statement.flags, takes)?;
     let Paths {
         sources,
         heredocs,
         dest,
     } = paths(statement)?;
+    let flags = Flags::check(&statement.flags, takes)?;
     Ok(Copy {
         sources,
         heredocs,

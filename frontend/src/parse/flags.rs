@@ -126,6 +126,11 @@ impl Flags {
         self.list(name).into_iter().find(|word| !word.value.is_empty())
     }
 
+    /// The value of a flag, also an empty one.
+    pub(super) fn written(&self, name: &str) -> Option<Word> {
+        self.list(name).into_iter().next()
+    }
+
     /// All values of a flag, in order.
     pub(super) fn list(&self, name: &str) -> Vec<Word> {
         let named = self.known.iter().filter(|(known, _)| *known == name);
@@ -135,6 +140,15 @@ impl Flags {
     /// What a yes-or-no flag says, if it is there.
     pub(super) fn bool(&self, name: &str) -> Option<bool> {
         self.text(name).map(|word| word.value.eq_ignore_ascii_case("true"))
+    }
+}
+
+/// `true` and `false` as options inside of a flag's value spell them.
+pub(crate) fn switch(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "True" | "TRUE" => Some(true),
+        "0" | "f" | "F" | "false" | "False" | "FALSE" => Some(false),
+        _ => None,
     }
 }
 

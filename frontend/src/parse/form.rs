@@ -1,5 +1,6 @@
 //! The shapes that arguments come in: JSON array, `name=value` words, shell text.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::diagnostic::Diagnostic;
@@ -12,7 +13,7 @@ pub(super) fn json(rest: Piece<'_>) -> Result<Option<Vec<Word>>, Diagnostic> {
     if !rest.as_str().starts_with('[') {
         return Ok(None);
     }
-    let Ok(values) = serde_json::from_str::<Vec<serde_json::Value>>(rest.as_str()) else {
+    let Ok(values) = serde_json::from_str::<Vec<serde_json::Value>>(&without_lone_surrogates(rest.as_str())) else {
         return Ok(None);
     };
     let places = elements(rest.as_str());
@@ -32,6 +33,35 @@ pub(super) fn json(rest: Piece<'_>) -> Result<Option<Vec<Word>>, Diagnostic> {
         words.push(place.with(value));
     }
     Ok(Some(words))
+}
+
+/// Escapes of half a character become the replacement character, as most readers of JSON have it; ours would refuse them.
+fn without_lone_surrogates(json: &str) -> Cow<'_, str> {
+    if !json.contains("\\u") {
+        return Cow::Borrowed(json);
+    }
+    let mut whole = String::with_capacity(json.len());
+    let mut rest = json;
+    while let Some(at) = rest.find('\\') {
+        let (before, escape) = rest.split_at(at);
+        whole.push_str(before);
+        let (taken, text) = match (code_unit(escape), escape.get(6..).and_then(code_unit)) {
+            (Some(0xd800..0xdc00), Some(0xdc00..0xe000)) => (12, escape.get(..12)),
+            (Some(0xd800..0xe000), _) => (6, Some("\\ufffd")),
+            _ => (1 + escape[1..].chars().next().map_or(0, char::len_utf8), None),
+        };
+        whole.push_str(text.unwrap_or(&escape[..taken]));
+        rest = &escape[taken..];
+    }
+    whole.push_str(rest);
+    Cow::Owned(whole)
+}
+
+/// The value of a `\uXXXX` at the start.
+fn code_unit(escape: &str) -> Option<u32> {
+    let digits = escape.strip_prefix("\\u")?.get(..4)?;
+    // What is no number is no escape; the reader of JSON says so.
+    u32::from_str_radix(digits, 16).ok()
 }
 
 /// Where the elements of a well-formed JSON array stand, blanks included.
@@ -126,6 +156,13 @@ mod tests {
             .collect();
         assert_eq!(found, [("a,]", 1, 6), ("\"b", 8, 13)]);
         assert_eq!(json(super::tests::line("[]").piece()).unwrap(), Some(Vec::new()));
+    }
+
+    #[test]
+    fn half_a_character_is_replaced() {
+        let words = |text: &str| json(line(text).piece()).unwrap().unwrap()[0].value.clone();
+        assert_eq!(words(r#"["\ud83d"]"#), "\u{fffd}");
+        assert_eq!(words(r#"["\ud83d\ude00 \\ud83d \u0041"]"#), "\u{1f600} \\ud83d A");
     }
 
     #[test]

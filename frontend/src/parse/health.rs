@@ -22,18 +22,18 @@ pub(super) fn healthcheck(statement: &Statement<'_>) -> Result<Kind, Diagnostic>
     let (kind, command) = statement
         .rest
         .split_at(text.find(char::is_whitespace).unwrap_or(text.len()));
-    let command = command.trim();
+    let given = command.trim();
+    let command = form::command(given)?;
     match kind.as_str().to_ascii_uppercase().as_str() {
         "" => Err(statement.needs_an_argument()),
-        "NONE" if command.is_empty() => Ok(Kind::Healthcheck(Healthcheck::default())),
+        "NONE" if given.is_empty() => Ok(Kind::Healthcheck(Healthcheck::default())),
         "NONE" => Err(Diagnostic::error(
             "excess-argument",
-            command.span(),
+            given.span(),
             "HEALTHCHECK NONE takes no arguments",
         )),
         "CMD" => {
             let flags = Flags::check(&statement.flags, &FLAGS)?;
-            let command = form::command(command)?;
             if is_empty(&command) {
                 let message = "Missing command after HEALTHCHECK CMD";
                 return Err(Diagnostic::error("missing-argument", kind.span(), message));

@@ -36,7 +36,8 @@ pub(super) fn openers(rest: Piece<'_>, has_end_mark: impl Fn(&str) -> bool) -> V
             openers.extend(opener(*word, name, chomp));
             continue;
         }
-        let Some(next) = words.get(at).filter(|next| !next.as_str().contains('<')) else {
+        // Behind `<<-` the name must follow at once.
+        let Some(next) = words.get(at).filter(|next| !chomp && !next.as_str().contains('<')) else {
             continue;
         };
         if let Some(opener) = opener(word.to(*next), *next, chomp).filter(|opener| has_end_mark(&opener.name.value)) {
@@ -164,6 +165,7 @@ mod tests {
         check(r#"echo "<<EOF" '<<EOF' \<<EOF a<<EOF"#, &[]);
         check("cat <<<word", &[]);
         check("cat << ", &[]);
+        check("cat <<- LATER", &[]);
         check("echo $(( 1 << 3 ))", &[]);
         check("echo it's <<EOF", &[]);
         check(r#"<<"""#, &[]);

@@ -1,9 +1,11 @@
 //! Logical lines to instructions: one function per keyword, and what is wrong with the file as a whole.
 
 mod flags;
+mod first_error;
 mod form;
 mod heredoc;
 mod run;
+mod device;
 mod copy;
 mod health;
 mod simple;
@@ -15,9 +17,11 @@ use crate::scan::Scanner;
 use crate::source::{SourceFile, Span};
 use crate::suggest;
 use crate::text::{Piece, is_separator};
+pub use first_error::FirstError;
+use first_error::FirstErrors;
 use flags::FlagWord;
+pub(crate) use flags::switch;
 use heredoc::Opener;
-pub(crate) use run::csv_fields;
 
 /// What is known of a Dockerfile from its text alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +34,8 @@ pub struct Parsed {
     pub instructions: Vec<Instruction>,
     /// Mistakes and warnings, in order of their place.
     pub diagnostics: Vec<Diagnostic>,
+    /// Where a builder stops that reports one mistake only.
+    pub first_error: Option<FirstError>,
 }
 
 impl Parsed {
@@ -74,16 +80,20 @@ pub fn parse(source: &SourceFile) -> Parsed {
         scanner: Scanner::new(source, escape, directive_lines),
         escape,
         diagnostics,
+        first: FirstErrors::default(),
         stage: Stage::None,
     };
     let instructions = parser.run();
-    let mut diagnostics = parser.diagnostics;
+    let Parser {
+        mut diagnostics, first, ..
+    } = parser;
     diagnostics.sort_by_key(|diagnostic| diagnostic.span.start);
     Parsed {
         directives,
         escape,
         instructions,
         diagnostics,
+        first_error: first.first(),
     }
 }
 
@@ -105,6 +115,7 @@ struct Parser<'a> {
     scanner: Scanner<'a>,
     escape: char,
     diagnostics: Vec<Diagnostic>,
+    first: FirstErrors,
     stage: Stage,
 }
 
@@ -137,15 +148,22 @@ impl Statement<'_> {
 impl Parser<'_> {
     fn run(&mut self) -> Vec<Instruction> {
         let mut instructions = Vec::new();
+        self.first.note(self.source, 0, &self.diagnostics);
+        let mut seen = self.diagnostics.len();
         while let Some(line) = self.scanner.next_line(&mut self.diagnostics) {
-            let piece = line.joined.piece().trim();
-            self.watch_stage(piece);
-            match self.instruction(piece, line.comments) {
+            let whole = line.joined.piece();
+            self.watch_stage(whole.trim());
+            match self.instruction(whole, line.joined.start(), line.comments) {
                 Ok(instruction) => instructions.push(instruction),
                 Err(diagnostic) => self.diagnostics.push(diagnostic),
             }
+            let start = Span::new(line.joined.start(), line.joined.start()).start;
+            self.first
+                .note(self.source, self.source.line(start), &self.diagnostics[seen..]);
+            seen = self.diagnostics.len();
         }
         self.check_file();
+        self.first.note(self.source, 0, &self.diagnostics[seen..]);
         instructions
     }
 
@@ -188,17 +206,24 @@ impl Parser<'_> {
             .push(Diagnostic::error(code, span, message).help("add `FROM <image>`, or `FROM scratch`"));
     }
 
-    fn instruction(&mut self, line: Piece<'_>, comments: Vec<String>) -> Result<Instruction, Diagnostic> {
+    /// `whole` begins with the keyword, blanks aside; its first line begins at `start`.
+    fn instruction(
+        &mut self,
+        whole: Piece<'_>,
+        start: usize,
+        comments: Vec<String>,
+    ) -> Result<Instruction, Diagnostic> {
+        let line = whole.trim();
         let (keyword, arguments) = split_keyword(line);
-        let kind = self.kind(keyword, arguments)?;
+        let kind = self.kind(keyword, arguments, whole.behind(keyword).trim_start())?;
         let span = line.span();
         let last_end = self.scanner.last_end();
-        let whole = self.source.slice(Span::new(span.start as usize, last_end)).trim_end();
+        let text = self.source.slice(Span::new(span.start as usize, last_end)).trim_end();
         Ok(Instruction {
             keyword: keyword.word(),
-            span: Span::new(span.start as usize, span.start as usize + whole.len()),
+            span: Span::new(span.start as usize, span.start as usize + text.len()),
             lines: (
-                self.source.line(span.start),
+                self.source.line(Span::new(start, start).start),
                 self.source.line(Span::new(last_end, last_end).start),
             ),
             text: arguments.as_str().to_owned(),
@@ -207,21 +232,23 @@ impl Parser<'_> {
         })
     }
 
-    fn kind(&mut self, keyword: Piece<'_>, arguments: Piece<'_>) -> Result<Kind, Diagnostic> {
+    /// `verbatim` are the arguments with the blanks behind them.
+    fn kind(&mut self, keyword: Piece<'_>, arguments: Piece<'_>, verbatim: Piece<'_>) -> Result<Kind, Diagnostic> {
         let name = known(keyword.as_str());
         let meant = name.or_else(|| suggest::nearest(keyword.as_str(), KEYWORDS));
         let (flags, rest) = flags::split(arguments, self.escape);
         // Bodies go first: whatever else is wrong with this instruction, they are no instructions.
         let heredocs = match meant {
-            Some("RUN" | "COPY" | "ADD") => self.heredocs(rest)?,
-            _ => Vec::new(),
+            Some("RUN" | "COPY" | "ADD") => self.heredocs(rest),
+            _ => Ok(Vec::new()),
         };
         let Some(name) = name else {
             return Err(unknown_instruction(keyword, meant));
         };
+        let heredocs = heredocs?;
         if name == "ONBUILD" {
             flags::Flags::check(&flags, &[])?;
-            return self.onbuild(keyword.span(), rest);
+            return self.onbuild(keyword.span(), rest, verbatim);
         }
         let statement = Statement {
             keyword: name,
@@ -241,8 +268,11 @@ impl Parser<'_> {
             // What follows has no flags; `STOPSIGNAL` alone does not mind some.
             "STOPSIGNAL" => simple::text(&statement).map(Kind::StopSignal),
             _ => {
-                flags::Flags::check(&statement.flags, &[])?;
-                simple::flagless(&statement)
+                let kind = simple::flagless(&statement);
+                match kind {
+                    Err(error) if first_error::is_of_shape(&error) => Err(error),
+                    kind => flags::Flags::check(&statement.flags, &[]).and(kind),
+                }
             }
         }
     }
@@ -272,8 +302,9 @@ impl Parser<'_> {
         Ok(heredocs)
     }
 
-    /// The inner instruction is parsed here, so that its mistakes show now and not in every child.
-    fn onbuild(&mut self, place: Span, rest: Piece<'_>) -> Result<Kind, Diagnostic> {
+    /// The inner instruction is parsed here, so that its mistakes show now. Those that do not blur where it ends are warnings:
+    /// the image can be built, only not built upon.
+    fn onbuild(&mut self, place: Span, rest: Piece<'_>, verbatim: Piece<'_>) -> Result<Kind, Diagnostic> {
         if rest.is_empty() {
             return Err(Diagnostic::error(
                 "missing-argument",
@@ -290,20 +321,26 @@ impl Parser<'_> {
         if let Some(message) = refusal {
             return Err(Diagnostic::error("onbuild-trigger", keyword.span(), message));
         }
-        let inner = self.instruction(rest, Vec::new())?;
-        let mut text = rest.word();
-        let heredocs = match &inner.kind {
-            Kind::Run(run) => run.heredocs.as_slice(),
-            Kind::Copy(copy) | Kind::Add(copy) => copy.heredocs.as_slice(),
-            _ => &[],
+        let inner = match self.instruction(rest, place.start as usize, Vec::new()) {
+            Err(error) if first_error::is_of_shape(&error) => return Err(error),
+            inner => inner,
         };
-        for heredoc in heredocs {
+        let mut text = verbatim.word();
+        for heredoc in inner.as_ref().map_or(&[][..], Instruction::heredocs) {
             let body = self.source.slice(heredoc.data_span);
             text.value.push_str(&format!("\n{body}{}", heredoc.name.value));
         }
+        if let Err(error) = &inner {
+            let message = format!("no build from this image can run this trigger: {}", error.message);
+            let warning = Diagnostic::warning("broken-trigger", error.span, message);
+            self.diagnostics.push(Diagnostic {
+                helps: error.helps.clone(),
+                ..warning
+            });
+        }
         Ok(Kind::Onbuild {
             text,
-            inner: Box::new(inner),
+            inner: inner.map(Box::new).map_err(Box::new),
         })
     }
 }

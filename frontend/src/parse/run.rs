@@ -1,6 +1,7 @@
 //! `RUN`: mounts, network, security, devices, shell and exec form.
 
 use super::Statement;
+use super::device;
 use super::flags::{Flags, Takes};
 use super::form;
 use crate::diagnostic::Diagnostic;
@@ -15,21 +16,26 @@ const FLAGS: [(&str, Takes); 4] = [
 ];
 
 pub(super) fn run(statement: &Statement<'_>) -> Result<Kind, Diagnostic> {
+    let command = form::command(statement.rest)?;
     let flags = Flags::check(&statement.flags, &FLAGS)?;
-    let network = one_of(flags.text("network"), &["default", "none", "host"], |value| {
+    let network = one_of(flags.written("network"), &["default", "none", "host"], |value| {
         ("invalid-network", format!("invalid network mode \"{value}\""))
     })?;
-    let security = one_of(flags.text("security"), &["sandbox", "insecure"], |value| {
+    let security = one_of(flags.written("security"), &["sandbox", "insecure"], |value| {
         ("invalid-security", format!("security \"{value}\" is not valid"))
     })?;
     let mounts = flags.list("mount").into_iter().map(mount).collect::<Result<_, _>>()?;
     Ok(Kind::Run(Box::new(Run {
-        command: form::command(statement.rest)?,
+        command,
         heredocs: statement.heredocs.iter().map(|(_, heredoc)| heredoc.clone()).collect(),
         mounts,
         network,
         security,
-        devices: flags.list("device"),
+        devices: flags
+            .list("device")
+            .into_iter()
+            .map(device::device)
+            .collect::<Result<_, _>>()?,
     })))
 }
 
@@ -76,7 +82,21 @@ fn mount(raw: Word) -> Result<Mount, Diagnostic> {
         };
         options.push(option);
     }
+    refuse_variable_sources(&options)?;
     Ok(Mount { raw, options })
+}
+
+/// Stages must be known before any variable is.
+fn refuse_variable_sources(options: &[(Word, Option<Word>)]) -> Result<(), Diagnostic> {
+    let sources = options.iter().filter(|(key, _)| key.value == "from");
+    for word in sources.filter_map(|(_, value)| value.as_ref()) {
+        let dollar = word.value.find('$');
+        if dollar.is_some_and(|at| at + 1 < word.value.len()) {
+            let message = "'from' doesn't support variable expansion, define alias stage instead";
+            return Err(Diagnostic::error("variable-in-from", word.span, message));
+        }
+    }
+    Ok(())
 }
 
 /// Where a part of a value stands. If quotes or continuations were taken out of it, only the whole has a place.
@@ -90,12 +110,15 @@ fn inside(raw: &Word, start: usize, length: usize) -> Span {
 }
 
 /// The fields of one CSV record.
-pub(crate) fn csv_fields(record: &str) -> Result<Vec<String>, &'static str> {
+pub(super) fn csv_fields(record: &str) -> Result<Vec<String>, &'static str> {
     fields(record).map(|fields| fields.into_iter().map(|(_, text)| text).collect())
 }
 
 /// The fields of one CSV record, with their offsets.
 fn fields(record: &str) -> Result<Vec<(usize, String)>, &'static str> {
+    if record.is_empty() {
+        return Err("there is nothing in it");
+    }
     let mut fields = Vec::new();
     let mut at = 0;
     loop {
@@ -159,7 +182,7 @@ mod tests {
         check(r#"type=bind,"target=/a,b""#, Ok(vec!["type=bind", "target=/a,b"]));
         check(r#""id=a""b",x"#, Ok(vec!["id=a\"b", "x"]));
         check("a,,b", Ok(vec!["a", "", "b"]));
-        check("", Ok(vec![""]));
+        check("", Err("there is nothing in it"));
         check(
             r#"id="a""#,
             Err("a quote in the middle of an option: quote the whole option"),

@@ -59,16 +59,11 @@ pub(super) fn arg(statement: &Statement<'_>) -> Result<Kind, Diagnostic> {
             return Err(blank_name("ARG", *word));
         }
         Ok(Arg {
-            name: name.with(without_quotes(name.as_str())),
+            name: name.word(),
             default,
         })
     });
     Ok(Kind::Arg(args.collect::<Result<_, _>>()?))
-}
-
-fn without_quotes(name: &str) -> &str {
-    let quoted = |quote| name.strip_prefix(quote).and_then(|name| name.strip_suffix(quote));
-    quoted('"').or_else(|| quoted('\'')).unwrap_or(name)
 }
 
 /// One text that may not be empty.
@@ -105,17 +100,18 @@ fn pairs(statement: &Statement<'_>) -> Result<KeyValues, Diagnostic> {
         return legacy_pair(statement);
     }
     let mut pairs = Vec::new();
-    for word in words {
+    for word in &words {
         let Some((key, value)) = word.split_once('=') else {
             let text = word.as_str();
             let message = format!("Syntax error - can't find = in \"{text}\". Must be of the form: name=value");
             return Err(Diagnostic::error("missing-equals", word.span(), message)
                 .help("quote the value if it has blanks: `name=\"a value\"`"));
         };
-        if key.is_empty() {
-            return Err(blank_name(statement.keyword, word));
-        }
         pairs.push((key.word(), value.word()));
+    }
+    // Only now: a word that is no pair leaves open where the others end.
+    if let Some(word) = words.iter().find(|word| word.as_str().starts_with('=')) {
+        return Err(blank_name(statement.keyword, *word));
     }
     Ok(KeyValues { pairs, legacy: false })
 }
@@ -125,7 +121,7 @@ fn legacy_pair(statement: &Statement<'_>) -> Result<KeyValues, Diagnostic> {
     let text = statement.rest.as_str();
     let Some(at) = text.find(is_separator) else {
         let message = format!("{} must have two arguments", statement.keyword);
-        return Err(Diagnostic::error("missing-argument", statement.rest.span(), message)
+        return Err(Diagnostic::error("missing-value", statement.rest.span(), message)
             .help(format!("write `{} {text}=<value>`", statement.keyword)));
     };
     let (key, value) = statement.rest.split_at(at);

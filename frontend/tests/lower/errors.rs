@@ -72,6 +72,98 @@ fn a_stage_reads_only_from_stages_above() {
 }
 
 #[test]
+fn names_of_images_are_checked_in_stages_that_nothing_needs() {
+    all_errors(
+        &[
+            "FROM Bad AS x⏎FROM b",
+            "FROM b AS x⏎COPY --from=a:b:c / /⏎RUN --mount=from=B,target=/m y⏎FROM b",
+            "FROM b AS x⏎COPY --from=7 / /⏎COPY --from=scratch / /⏎FROM b",
+        ],
+        &expect![[r#"
+            1 `Bad` error[invalid-reference]: failed to parse stage name "Bad": invalid reference format
+              note: names of stages and repositories are lower case
+            2 `a:b:c` error[invalid-reference]: failed to parse stage name "a:b:c": invalid reference format
+            3 `B` error[invalid-reference]: failed to parse stage name "B": invalid reference format
+              note: names of stages and repositories are lower case
+            2 `7` error[unknown-stage]: invalid stage index 7
+              note: this file has the stages 0 to 1
+        "#]],
+    );
+    // Other mistakes there are nobody's business.
+    setup().plan("FROM b AS x\nUSER ${A?}\nFROM b\n");
+}
+
+#[test]
+fn an_empty_array_is_nothing_to_run() {
+    all_errors(
+        &["FROM b⏎RUN []"],
+        &expect![[r#"
+        2 `RUN []` error[nothing-to-run]: RUN has nothing to run: the array is empty
+    "#]],
+    );
+    setup().plan("FROM b\nRUN\n");
+}
+
+#[test]
+fn a_broken_trigger_is_an_error_only_where_it_runs() {
+    setup().plan("FROM b\nONBUILD COPY a\n");
+    warnings(
+        "FROM b⏎ONBUILD RNU x",
+        &expect![[r#"
+        2 `RNU` warning[broken-trigger]: no build from this image can run this trigger: unknown instruction: RNU (did you mean RUN?)
+    "#]],
+    );
+    all_errors(
+        &["FROM b AS p⏎ONBUILD COPY a⏎FROM p"],
+        &expect![[r#"
+        2 `COPY` error[missing-argument]: COPY requires at least two arguments, but only one was provided. Destination could not be determined
+          help: write `COPY <source> <destination>`
+    "#]],
+    );
+}
+
+#[test]
+fn numbers_are_stages_for_copies_and_images_for_mounts() {
+    let setup = setup();
+    let rounds = |text: &str| setup.lower(text).1.concat();
+    assert_eq!(
+        rounds("FROM b\nFROM c\nRUN --mount=from=0,target=/m x\n"),
+        [
+            "docker.io/library/c:latest linux/amd64",
+            "docker.io/library/0:latest linux/amd64"
+        ]
+    );
+    assert_eq!(
+        rounds("FROM c\nFROM c\nCOPY --from=0 / /\n"),
+        ["docker.io/library/c:latest linux/amd64"]
+    );
+}
+
+#[test]
+fn of_two_stages_with_one_name_the_last_is_meant_everywhere() {
+    all_errors(
+        &[
+            "FROM b AS x⏎FROM b AS x⏎COPY --from=x / /",
+            "FROM b AS x⏎FROM b AS y⏎COPY --from=x / /⏎FROM y AS x",
+        ],
+        &expect![[r#"
+            3 `x` error[circular-stage]: circular dependency detected on stage: x
+            3 `x` error[later-stage]: cannot copy from stage "x", it needs to be defined before current stage "y"
+              help: move the stage `x` above this one
+        "#]],
+    );
+}
+
+#[test]
+fn a_stage_may_be_called_scratch() {
+    let plan = setup().plan("FROM b AS scratch\nENV A=1\nFROM scratch\n");
+    assert_eq!(plan.stages, [0, 1]);
+    assert!(plan.image.config.env.contains(&"A=1".to_owned()));
+    let plan = setup().plan("FROM --platform=linux/386 scratch\n");
+    assert_eq!(plan.image.platform.to_string(), "linux/amd64");
+}
+
+#[test]
 fn bad_bases_are_refused() {
     all_errors(
         &[

@@ -101,6 +101,11 @@ fn working_directories_join_and_expand() {
         ("FROM b⏎WORKDIR a⏎WORKDIR b", "/a/b"),
         ("FROM b⏎WORKDIR /a⏎WORKDIR ..", "/"),
         ("FROM b⏎WORKDIR /with blank", "/with blank"),
+        // Recorded as written, as long as it is absolute.
+        ("FROM b⏎WORKDIR /a/", "/a/"),
+        ("FROM b⏎WORKDIR /a//b/../c", "/a//b/../c"),
+        ("FROM b⏎WORKDIR /a/⏎WORKDIR b/", "/a/b"),
+        ("FROM b⏎WORKDIR /a/⏎WORKDIR $NONE", "/a"),
     ] {
         let plan = setup().plan(&text.replace('⏎', "\n"));
         assert_eq!(plan.image.config.working_dir, expected, "{text}");

@@ -1,31 +1,27 @@
-//! `RUN --device`: the value → a request for a device.
+//! `RUN --device`: the value → which device is asked for.
 
-use proto::definition::DeviceRequest;
-
+use super::run::csv_fields;
 use crate::diagnostic::Diagnostic;
-use crate::instruction::Word;
-use crate::parse::csv_fields;
+use crate::instruction::{Device, Word};
 use crate::suggest;
 
 const KEYS: [&str; 2] = ["name", "required"];
 
-/// Reads `NAME`, `NAME,required`, `name=NAME,required=true`. A name may hold a `=` itself: `vendor/class=name`.
-pub(crate) fn request(written: &Word) -> Result<DeviceRequest, Diagnostic> {
-    let wrong = |message: String| Diagnostic::error("invalid-device", written.span, message);
-    let fields = csv_fields(&written.value).map_err(|message| wrong(message.to_owned()))?;
-    let mut request = DeviceRequest {
-        name: String::new(),
-        required: false,
-    };
+/// Reads `NAME`, `NAME,required`, `name=NAME,required=true`. A name may hold a `=` itself: `vendor/class=name`. There may be no
+/// name, which is a mistake where the step is needed.
+pub(super) fn device(raw: Word) -> Result<Device, Diagnostic> {
+    let wrong = |message: String| Diagnostic::error("invalid-device", raw.span, message);
+    let fields = csv_fields(&raw.value).map_err(|message| wrong(message.to_owned()))?;
+    let (mut name, mut required) = (String::new(), false);
     for field in fields {
         let (key, value) = field.split_once('=').unwrap_or((&field, ""));
         let key = key.to_ascii_lowercase();
         match (key.as_str(), field.contains('=')) {
-            ("required", false) => request.required = true,
-            ("required", true) => request.required = flag(value).ok_or_else(|| wrong(invalid(value)))?,
-            ("name", true) if request.name.is_empty() => value.clone_into(&mut request.name),
-            ("name", true) => return Err(wrong(format!("device name already set to {}", request.name))),
-            _ if request.name.is_empty() => request.name = field,
+            ("required", false) => required = true,
+            ("required", true) => required = super::flags::switch(value).ok_or_else(|| wrong(invalid(value)))?,
+            ("name", true) if name.is_empty() => value.clone_into(&mut name),
+            ("name", true) => return Err(wrong(format!("device name already set to {name}"))),
+            _ if name.is_empty() => name = field,
             (_, false) => return Err(wrong(format!("invalid field '{field}' must be a key=value pair"))),
             (_, true) => {
                 let error = wrong(format!("unexpected key '{key}' in '{field}'"));
@@ -36,22 +32,11 @@ pub(crate) fn request(written: &Word) -> Result<DeviceRequest, Diagnostic> {
             }
         }
     }
-    if request.name.is_empty() {
-        return Err(wrong("the device has no name".to_owned()).help("write `--device=vendor/class=name`"));
-    }
-    Ok(request)
+    Ok(Device { raw, name, required })
 }
 
 fn invalid(value: &str) -> String {
     format!("invalid value for required: {value}")
-}
-
-fn flag(text: &str) -> Option<bool> {
-    match text.to_ascii_lowercase().as_str() {
-        "1" | "t" | "true" => Some(true),
-        "0" | "f" | "false" => Some(false),
-        _ => None,
-    }
 }
 
 #[cfg(test)]
@@ -64,7 +49,7 @@ mod tests {
             value: text.to_owned(),
             span: Span::new(0, text.len()),
         };
-        let found = request(&word).map(|request| (request.name, request.required));
+        let found = device(word).map(|device| (device.name, device.required));
         let expected = expected.map(|(name, required)| (name.to_owned(), required));
         assert_eq!(
             found.map_err(|error| error.message),
@@ -80,8 +65,7 @@ mod tests {
         check("v.com/c=x,required", Ok(("v.com/c=x", true)));
         check("required=1,name=v.com/c=*", Ok(("v.com/c=*", true)));
         check("class1,required=false", Ok(("class1", false)));
-        check("", Err("the device has no name"));
-        check("required", Err("the device has no name"));
+        check("required", Ok(("", true)));
         check("a,b", Err("invalid field 'b' must be a key=value pair"));
         check("a,nam=b", Err("unexpected key 'nam' in 'nam=b'"));
         check("a,name=b", Err("device name already set to a"));

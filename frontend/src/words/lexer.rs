@@ -1,205 +1,15 @@
-//! One word: quotes, escapes, `$NAME`, `${NAME:-word}` and friends.
-//!
-//! What is expanded and against which variables is the caller's business; this file knows only how. The rules are those of
-//! other Dockerfile builders, which resemble a shell without being one: there is no command substitution, and `$-` is empty.
-//!
-//! Longer than most files: half of it is the vocabulary (rules, results, reasons) of the one lexer in the other half.
+//! One pass over a word: quotes, escapes and `$`, as one word and as many at the same time.
 
 use std::fmt;
 
+use super::{Escapes, ExpandReason, Expander, Lookup, Quotes, Unset};
 use crate::shell_pattern::{self, InvalidPattern};
 
 /// How deep `${A:-${B:-…}}` may go. Nobody writes ten; without a limit a hostile file overflows the stack.
-const MAX_NESTING: usize = 64;
+pub(super) const MAX_NESTING: usize = 64;
 
-/// Answers what a variable is worth; `None` is unset.
-pub type Lookup<'a> = dyn Fn(&str) -> Option<String> + 'a;
-
-/// What becomes of quote characters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Quotes {
-    /// They protect, and disappear.
-    #[default]
-    Remove,
-    /// They protect, and stay in the text.
-    Keep,
-    /// They are ordinary text.
-    Ordinary,
-}
-
-/// What becomes of escape characters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Escapes {
-    /// They protect the next character, and disappear.
-    #[default]
-    Remove,
-    /// They protect the next character, and stay in the text.
-    Keep,
-}
-
-/// What becomes of an unset variable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Unset {
-    /// Nothing is left of it.
-    #[default]
-    Empty,
-    /// It stays as it is written.
-    Keep,
-}
-
-/// Expands words.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Expander {
-    /// The escape character: `\`, or what the `escape` directive says.
-    pub escape: char,
-    /// Quotes.
-    pub quotes: Quotes,
-    /// Escapes.
-    pub escapes: Escapes,
-    /// Unset variables.
-    pub unset: Unset,
-}
-
-/// An expanded word.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Expanded {
-    /// The text.
-    pub text: String,
-    /// Names that were looked up and are not set, each once, in order of appearance. `${A:-b}` counts.
-    pub unset: Vec<String>,
-}
-
-/// A text that was expanded and then split at blanks.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ExpandedWords {
-    /// The words. Blanks out of variables split; quoted and escaped ones do not. Empty words are left out.
-    pub words: Vec<String>,
-    /// As in [`Expanded`].
-    pub unset: Vec<String>,
-}
-
-/// Why a word has no expansion. Its text is the one other builders print.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("failed to process {word:?}: {reason}")]
-pub struct ExpandError {
-    /// The word as written.
-    pub word: String,
-    /// What is wrong with it.
-    pub reason: ExpandReason,
-}
-
-/// See [`ExpandError`].
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ExpandReason {
-    /// `'` without its partner.
-    #[error("unexpected end of statement while looking for matching single-quote")]
-    SingleQuote,
-    /// `"` without its partner.
-    #[error("unexpected end of statement while looking for matching double-quote")]
-    DoubleQuote,
-    /// `${` without `}`.
-    #[error("syntax error: missing '}}'")]
-    MissingBrace,
-    /// `${A/b}`: the second `/` is mandatory.
-    #[error("syntax error: missing '/' in ${{}}")]
-    MissingSlash,
-    /// `${}`, `${:…`, `${{`.
-    #[error("syntax error: bad substitution")]
-    BadSubstitution,
-    /// A form that shells know and Dockerfiles do not.
-    #[error("unsupported modifier ({0}) in substitution")]
-    UnsupportedModifier(String),
-    /// `${A:?text}` did its duty.
-    #[error("{name}: {message}")]
-    Required {
-        /// The variable.
-        name: String,
-        /// The text after `?`, or what is asked of the variable.
-        message: String,
-    },
-    /// A pattern with an escape that is not one.
-    #[error("invalid pattern ({pattern}) in substitution: {cause}")]
-    InvalidPattern {
-        /// The pattern.
-        pattern: String,
-        /// What is wrong with it.
-        cause: InvalidPattern,
-    },
-    /// A limit of ours.
-    #[error("substitutions nest more than {MAX_NESTING} deep")]
-    NestedTooDeep,
-}
-
-impl Expander {
-    /// The rules for most words: quotes and escapes disappear, unset variables are empty.
-    #[must_use]
-    pub fn new(escape: char) -> Self {
-        Self {
-            escape,
-            quotes: Quotes::Remove,
-            escapes: Escapes::Remove,
-            unset: Unset::Empty,
-        }
-    }
-
-    /// The rules for the body of a heredoc file: quotes are text, and a backslash always escapes, whatever the file says.
-    #[must_use]
-    pub fn heredoc() -> Self {
-        Self {
-            quotes: Quotes::Ordinary,
-            ..Self::new('\\')
-        }
-    }
-
-    /// Expands `word` as one word.
-    ///
-    /// # Errors
-    /// Bad syntax, or a `${NAME:?…}` whose variable is missing.
-    pub fn expand(&self, word: &str, lookup: &Lookup<'_>) -> Result<Expanded, ExpandError> {
-        let (text, _, unset) = self.run(word, lookup)?;
-        Ok(Expanded { text, unset })
-    }
-
-    /// Expands `text` and splits the result at blanks.
-    ///
-    /// # Errors
-    /// As [`Expander::expand`].
-    pub fn expand_words(&self, text: &str, lookup: &Lookup<'_>) -> Result<ExpandedWords, ExpandError> {
-        let (_, words, unset) = self.run(text, lookup)?;
-        Ok(ExpandedWords { words, unset })
-    }
-
-    fn run(&self, text: &str, lookup: &Lookup<'_>) -> Result<(String, Vec<String>, Vec<String>), ExpandError> {
-        let mut lexer = Lexer {
-            rules: *self,
-            rest: text.chars().peekable(),
-            lookup,
-            unset: Vec::new(),
-            depth: 0,
-        };
-        match lexer.until(None, self.escapes) {
-            Ok(out) => Ok((out.text, out.words.finish(), lexer.unset)),
-            Err(reason) => Err(ExpandError {
-                word: text.to_owned(),
-                reason,
-            }),
-        }
-    }
-}
-
-impl Default for Expander {
-    fn default() -> Self {
-        Self::new('\\')
-    }
-}
-
-/// Expands the body of a heredoc file of `COPY` or `ADD`.
-///
-/// # Errors
-/// As [`Expander::expand`].
-pub fn expand_heredoc(body: &str, lookup: &Lookup<'_>) -> Result<Expanded, ExpandError> {
-    Expander::heredoc().expand(body, lookup)
-}
+/// The text as one word, the same split at blanks, and the names that have no value.
+pub(super) type Output = (String, Vec<String>, Vec<String>);
 
 /// The words so far, and the one that is being written.
 #[derive(Default)]
@@ -221,6 +31,14 @@ impl Words {
             } else if !self.open.is_empty() {
                 self.done.push(std::mem::take(&mut self.open));
             }
+        }
+    }
+
+    /// Where text is split, a word inside of `${…}` takes the place of what stands before it in the same word: `a${B:-c}` is
+    /// `c`. Other builders do so, and what `EXPOSE` leaves in an image must not depend on the builder.
+    fn forget_open(&mut self, operand: bool) {
+        if operand {
+            self.open.clear();
         }
     }
 
@@ -260,15 +78,35 @@ struct Modifier {
     kind: char,
 }
 
-struct Lexer<'a> {
+/// One run over one text.
+pub(super) struct Lexer<'a> {
     rules: Expander,
     rest: std::iter::Peekable<std::str::Chars<'a>>,
     lookup: &'a Lookup<'a>,
     unset: Vec<String>,
     depth: usize,
+    /// How many words inside of `${…}` were read.
+    operands: usize,
 }
 
-impl Lexer<'_> {
+impl<'a> Lexer<'a> {
+    pub(super) fn new(rules: Expander, text: &'a str, lookup: &'a Lookup<'a>) -> Self {
+        Self {
+            rules,
+            rest: text.chars().peekable(),
+            lookup,
+            unset: Vec::new(),
+            depth: 0,
+            operands: 0,
+        }
+    }
+
+    /// The whole text.
+    pub(super) fn run(mut self) -> Result<Output, ExpandReason> {
+        let out = self.until(None, self.rules.escapes)?;
+        Ok((out.text, out.words.finish(), self.unset))
+    }
+
     /// Reads to `stop`, which is taken too, or to the end if there is none.
     fn until(&mut self, stop: Option<char>, escapes: Escapes) -> Result<Out, ExpandReason> {
         let outer = std::mem::replace(&mut self.rules.escapes, escapes);
@@ -291,9 +129,20 @@ impl Lexer<'_> {
                 return Ok(out);
             }
             match ch {
-                '$' => out.push_bare(&self.dollar()?),
+                '$' => {
+                    let operands = self.operands;
+                    let value = self.dollar()?;
+                    out.words.forget_open(self.operands > operands);
+                    out.push_bare(&value);
+                }
                 '\'' if quotes => out.push_protected(&self.single_quoted()?),
-                '"' if quotes => out.push_protected(&self.double_quoted()?),
+                '"' if quotes => {
+                    let operands = self.operands;
+                    let value = self.double_quoted()?;
+                    out.words.forget_open(self.operands > operands);
+                    out.push_protected(&value);
+                }
+                '<' => out.push_protected(&self.less_than()),
                 _ if ch == self.rules.escape => {
                     let escape = self.kept_escape();
                     out.push_protected(&escape);
@@ -309,6 +158,18 @@ impl Lexer<'_> {
             Some(_) => Err(ExpandReason::MissingBrace),
             None => Ok(out),
         }
+    }
+
+    /// `<<` holds together with what follows, since the name of a heredoc may stand behind blanks.
+    fn less_than(&mut self) -> String {
+        let mut text = "<".to_owned();
+        if self.rest.next_if_eq(&'<').is_some() {
+            text.push('<');
+            while let Some(blank) = self.rest.next_if(|ch| matches!(ch, '\t' | '\r' | ' ')) {
+                text.push(blank);
+            }
+        }
+        text
     }
 
     fn kept_escape(&self) -> String {
@@ -417,16 +278,17 @@ impl Lexer<'_> {
         let pattern = matches!(modifier.kind, '#' | '%');
         let escapes = if pattern { Escapes::Keep } else { Escapes::Remove };
         let word = self.operand('}', escapes, ExpandReason::MissingBrace)?;
-        let supported = match modifier.kind {
-            '-' | '+' | '?' => true,
-            _ => pattern && !modifier.colon,
-        };
-        if !supported {
-            return Err(ExpandReason::UnsupportedModifier(modifier.sign.clone()));
+        let unsupported = || ExpandReason::UnsupportedModifier(modifier.sign.clone());
+        if pattern && modifier.colon {
+            return Err(unsupported());
         }
         let value = self.value(name);
+        // What stays as written need not be understood.
         if value.is_none() && self.rules.unset == Unset::Keep {
             return Ok(format!("${{{name}{}{word}}}", modifier.sign));
+        }
+        if !pattern && !matches!(modifier.kind, '-' | '+' | '?') {
+            return Err(unsupported());
         }
         let full = value.clone().filter(|value| !(modifier.colon && value.is_empty()));
         match modifier.kind {
@@ -453,6 +315,7 @@ impl Lexer<'_> {
 
     /// A part of a `${…}`, up to `stop`. A text that ends too early is `missing`, whatever else is wrong in it.
     fn operand(&mut self, stop: char, escapes: Escapes, missing: ExpandReason) -> Result<String, ExpandReason> {
+        self.operands += 1;
         match self.until(Some(stop), escapes) {
             Ok(out) => Ok(out.text),
             Err(ExpandReason::NestedTooDeep) => Err(ExpandReason::NestedTooDeep),
