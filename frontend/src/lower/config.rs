@@ -22,7 +22,7 @@ impl Lowering<'_> {
     /// Lowers an instruction that makes no layer.
     pub(crate) fn configure(&mut self, state: &mut StageState, instruction: &Instruction) -> Result<(), Diagnostic> {
         match &instruction.kind {
-            Kind::Arg(args) => self.arg(state, args)?,
+            Kind::Arg(args) => self.arg(state, instruction, args)?,
             Kind::Env(pairs) => self.env(state, pairs)?,
             Kind::Label(pairs) => self.label_image(state, pairs)?,
             Kind::Cmd(command) => cmd(state, command),
@@ -59,12 +59,7 @@ impl Lowering<'_> {
         prefix: &str,
     ) -> Result<(), Diagnostic> {
         let text = self.words(&state.scope, |words| words.expand(word))?;
-        if text.starts_with('/') {
-            state.absolute_workdir = true;
-        } else if !state.absolute_workdir {
-            let message = format!("Relative workdir \"{text}\" can have unexpected results if the base image changes");
-            self.report(Diagnostic::warning("WorkdirRelativePath", word.span, message));
-        }
+        self.check_workdir(state, word, &text);
         let path = path::join(state.cwd(), &text);
         state.config.working_dir.clone_from(&path);
         let created_by = format!("WORKDIR {path}");
@@ -89,7 +84,7 @@ impl Lowering<'_> {
     }
 
     /// All defaults see the variables as they were before the instruction.
-    fn arg(&mut self, state: &mut StageState, args: &[Arg]) -> Result<(), Diagnostic> {
+    fn arg(&mut self, state: &mut StageState, instruction: &Instruction, args: &[Arg]) -> Result<(), Diagnostic> {
         let input = self.input;
         let mut declared = Vec::new();
         for arg in args {
@@ -99,6 +94,7 @@ impl Lowering<'_> {
                 (None, Some(default)) => Some(self.words(&state.scope, |words| words.expand(default))?),
                 (None, None) => input.globals.values.get(name).cloned(),
             };
+            self.note_declared(state, instruction, arg, value.as_deref());
             declared.push((name, value));
         }
         let mut shown = String::from("ARG");
@@ -115,7 +111,8 @@ impl Lowering<'_> {
 
     fn env(&mut self, state: &mut StageState, pairs: &KeyValues) -> Result<(), Diagnostic> {
         let expanded = self.words(&state.scope, |words| expand_pairs("ENV", pairs, words))?;
-        for (name, value) in &expanded {
+        for ((written, _), (name, value)) in pairs.pairs.iter().zip(&expanded) {
+            self.check_secret("ENV", name, written.span);
             state.scope.set(name, value);
             let entry = format!("{name}={value}");
             let same = |known: &&mut String| known.split_once('=').is_some_and(|(known, _)| known == name);
@@ -138,7 +135,7 @@ impl Lowering<'_> {
     fn expose(&mut self, state: &mut StageState, written: &[Word]) -> Result<(), Diagnostic> {
         let mut texts = Vec::new();
         for word in written {
-            let expanded = self.words(&state.scope, |words| words.expand_words(word))?;
+            let expanded = Words::stage((self.input.source, self.input.escape), &state.scope).expand_words(word)?;
             texts.extend(expanded.into_iter().map(|text| (text, word.span)));
         }
         // Other builders sort the words before they are expanded to ports; history shows that order.
@@ -149,12 +146,16 @@ impl Lowering<'_> {
             let parsed = parsed.map_err(|error| Diagnostic::error("invalid-port", span, error.to_string()))?;
             if parsed.odd_case {
                 let message = format!("Defined protocol '{text}' in EXPOSE instruction should be lowercase");
-                self.report(Diagnostic::warning("ExposeProtoCasing", span, message));
+                let warning = Diagnostic::warning("ExposeProtoCasing", span, message);
+                self.report(warning.help(format!("write `{}`", text.to_ascii_lowercase())));
             }
             if parsed.mapping {
                 let message =
                     format!("EXPOSE instruction should not define an IP address or host-port mapping, found '{text}'");
-                self.report(Diagnostic::warning("ExposeInvalidFormat", span, message));
+                let container = text.rsplit(':').next().unwrap_or(&text);
+                self.report(Diagnostic::warning("ExposeInvalidFormat", span, message).help(format!(
+                    "write `{container}`; ports of the host are chosen when a container is run"
+                )));
             }
             ports.extend(parsed.single());
         }

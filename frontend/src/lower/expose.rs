@@ -62,7 +62,7 @@ impl Ports {
             range,
             odd_case: lower != protocol,
             protocol: lower,
-            mapping: before.is_some(),
+            mapping: before.is_some_and(|before| before.chars().any(|ch| ch != ':')),
         })
     }
 
