@@ -59,7 +59,6 @@ pub struct Context {
 pub async fn make(request: &BuildRequest, job: &Job) -> Result<Planned, BuildError> {
     let (source, ignore) = read(request, job).await?;
     let parsed = frontend::parse(&source);
-    report(&source, &parsed.diagnostics, job)?;
     let options = options(request, ignore, job);
     let mut facts: BTreeMap<(String, Platform), ImageFacts> = BTreeMap::new();
     let mut resolved = HashMap::new();

@@ -5,7 +5,7 @@ use crate::lint::rules::Rule;
 use crate::lint::settings;
 use crate::lower::{Attempt, Images, LowerOptions, Made, Selection, attempt};
 use crate::parse::Parsed;
-use crate::source::SourceFile;
+use crate::source::{SourceFile, Span};
 use crate::stub;
 
 /// The answer of [`check`].
@@ -32,6 +32,7 @@ pub struct Finding {
 /// is taken for a [`stub`].
 #[must_use]
 pub fn check(source: &SourceFile, parsed: &Parsed, options: &LowerOptions) -> Checked {
+    let parsed = &tolerant(parsed);
     let attempt = stubbed((source, parsed), options, Selection::All);
     let mut checked = Checked::default();
     for diagnostic in attempt.diagnostics {
@@ -46,6 +47,17 @@ pub fn check(source: &SourceFile, parsed: &Parsed, options: &LowerOptions) -> Ch
         });
     }
     checked
+}
+
+/// A frontend image that is not ours stops builds; what the file says can be checked all the same.
+fn tolerant(parsed: &Parsed) -> Parsed {
+    let mut parsed = parsed.clone();
+    for found in &mut parsed.diagnostics {
+        if found.code == "foreign-syntax" {
+            found.severity = Severity::Warning;
+        }
+    }
+    parsed
 }
 
 /// Lowers with stubs until no image is missing.
@@ -67,7 +79,7 @@ pub(crate) fn stubbed(file: (&SourceFile, &Parsed), options: &LowerOptions, sele
 /// Tools know a problem by the lines of its instruction; an empty line in one by that instruction's last line.
 fn lines(source: &SourceFile, parsed: &Parsed, diagnostic: &Diagnostic) -> Option<(u32, u32)> {
     let at = diagnostic.span;
-    if at.end == 0 && diagnostic.severity == Severity::Warning {
+    if at == Span::default() {
         return None;
     }
     match settings::instruction_at(parsed, at) {

@@ -112,7 +112,7 @@ pub fn outline(source: &SourceFile, parsed: &Parsed, options: &LowerOptions) -> 
     let stages = Stages::split(&parsed.instructions);
     let stage = &stages.list[done.target];
     let name = stage.name.clone().unwrap_or_default();
-    let (secrets, ssh) = lent(&done);
+    let (secrets, ssh) = lent(&stages, &done);
     Ok(Outline {
         description: description(&stage.instruction.comments, &name),
         name,
@@ -239,11 +239,15 @@ fn global_args<'a>((source, parsed): (&SourceFile, &'a Parsed), done: &Done) -> 
     known
 }
 
-/// Secrets and agents of all steps, each once, in order of the instructions.
-fn lent(done: &Done) -> (Vec<Lent>, Vec<Lent>) {
+/// Secrets and agents of all steps, each once, in order of the instructions. The target's own wish for one counts first.
+fn lent(stages: &Stages<'_>, done: &Done) -> (Vec<Lent>, Vec<Lent>) {
     let (mut secrets, mut ssh): (Vec<Lent>, Vec<Lent>) = (Vec::new(), Vec::new());
+    let order: Vec<String> = stage_order(done)
+        .into_iter()
+        .map(|index| stages.called(index))
+        .collect();
     let mut vertices: Vec<_> = done.plan.definition.vertices.iter().collect();
-    vertices.sort_by_key(|vertex| vertex.lines);
+    vertices.sort_by_key(|vertex| order.iter().position(|stage| *stage == vertex.stage));
     for vertex in vertices {
         let Op::Exec(exec) = &vertex.op else { continue };
         for mount in &exec.mounts {
@@ -260,6 +264,9 @@ fn lent(done: &Done) -> (Vec<Lent>, Vec<Lent>) {
                 });
             }
         }
+    }
+    for list in [&mut secrets, &mut ssh] {
+        list.sort_by(|a, b| (a.lines, &a.id).cmp(&(b.lines, &b.id)));
     }
     (secrets, ssh)
 }

@@ -20,6 +20,12 @@ pub struct Platform {
     pub variant: String,
 }
 
+/// Architectures that may be named without a system. Others need one: a misspelt word is no architecture.
+const ARCHITECTURES: [&str; 18] = [
+    "386", "amd64", "arm", "arm64", "arm64be", "armbe", "loong64", "mips", "mips64", "mips64le", "mipsle", "ppc64",
+    "ppc64le", "riscv", "riscv64", "s390x", "sparc64", "wasm",
+];
+
 /// Why a text is no platform.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a platform: expected `os/arch` or `os/arch/variant`")]
@@ -80,7 +86,11 @@ impl FromStr for Platform {
             [os, architecture, variant] => Ok(Self::new(os, architecture, variant)),
             // One word is an operating system or an architecture; the other half is what images are mostly for.
             ["linux" | "windows" | "darwin"] => Ok(Self::new(parts[0], "amd64", "")),
-            [architecture] => Ok(Self::new("linux", architecture, "")),
+            [architecture] => {
+                let platform = Self::new("linux", architecture, "");
+                let known = ARCHITECTURES.contains(&platform.architecture.as_str());
+                known.then_some(platform).ok_or_else(error)
+            }
             _ => Err(error()),
         }
     }
@@ -116,8 +126,8 @@ mod tests {
     }
 
     #[test]
-    fn empty_parts_are_refused() {
-        for bad in ["", "linux/", "/amd64", "a/b/c/d", "linux/am d64"] {
+    fn what_is_no_platform_is_refused() {
+        for bad in ["", "linux/", "/amd64", "a/b/c/d", "linux/am d64", "foobar"] {
             assert!(bad.parse::<Platform>().is_err(), "{bad}");
         }
     }

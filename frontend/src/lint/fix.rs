@@ -17,21 +17,22 @@ pub(crate) fn value(text: &str, escape: char) -> String {
     quoted
 }
 
-/// A shell command as a JSON array: its words if a shell would find the same ones, else the shell with the command.
-pub(crate) fn exec_form(command: &str) -> String {
+/// A shell command as a JSON array: its words if a shell would find the same ones, else the shell with the command, and true.
+pub(crate) fn exec_form(command: &str) -> (String, bool) {
     let simple = |ch: char| {
-        ch.is_ascii_alphanumeric() || matches!(ch, ' ' | '/' | '.' | '-' | '_' | ':' | ',' | '@' | '+' | '%')
+        ch.is_ascii_alphanumeric() || matches!(ch, ' ' | '/' | '.' | '-' | '_' | ':' | ',' | '@' | '+' | '%' | '=')
     };
     let assigns = command.split(' ').next().is_some_and(|word| word.contains('='));
-    let words: Vec<&str> = match command.chars().all(simple) && !assigns {
-        true => command.split(' ').filter(|word| !word.is_empty()).collect(),
-        false => vec!["/bin/sh", "-c", command],
+    let needs_shell = assigns || !command.chars().all(simple);
+    let words: Vec<&str> = match needs_shell {
+        false => command.split(' ').filter(|word| !word.is_empty()).collect(),
+        true => vec!["/bin/sh", "-c", command],
     };
     let quoted: Vec<String> = words
         .into_iter()
         .map(|word| serde_json::Value::from(word).to_string())
         .collect();
-    format!("[{}]", quoted.join(", "))
+    (format!("[{}]", quoted.join(", ")), needs_shell)
 }
 
 #[cfg(test)]
@@ -49,11 +50,14 @@ mod tests {
 
     #[test]
     fn a_command_keeps_its_shell_if_it_needs_one() {
-        assert_eq!(
-            exec_form("node  server.js --port=80".replace("=", " ").as_str()),
-            r#"["node", "server.js", "--port", "80"]"#
-        );
-        assert_eq!(exec_form("echo $HOME"), r#"["/bin/sh", "-c", "echo $HOME"]"#);
-        assert_eq!(exec_form("a && \"b\""), r#"["/bin/sh", "-c", "a && \"b\""]"#);
+        for (command, form, needs_shell) in [
+            ("node  server.js", r#"["node", "server.js"]"#, false),
+            ("serve --port=80", r#"["serve", "--port=80"]"#, false),
+            ("A=1 serve", r#"["/bin/sh", "-c", "A=1 serve"]"#, true),
+            ("echo $HOME", r#"["/bin/sh", "-c", "echo $HOME"]"#, true),
+            (r#"a && "b""#, r#"["/bin/sh", "-c", "a && \"b\""]"#, true),
+        ] {
+            assert_eq!(exec_form(command), (form.to_owned(), needs_shell));
+        }
     }
 }

@@ -12,6 +12,9 @@ use crate::source::{SourceFile, Span};
 /// The build argument that replaces the directive.
 const ARGUMENT: &str = "BUILDKIT_DOCKERFILE_CHECK";
 
+/// The check that blames one instruction for another.
+pub(crate) const MULTIPLE: &str = "MultipleInstructionsDisallowed";
+
 /// Some checks, or all there are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Names {
@@ -139,6 +142,8 @@ fn is_silenced(found: &Diagnostic, parsed: &Parsed, settings: &Settings) -> bool
         return settings.silences(found.code);
     };
     match Rule::find(found.code) {
+        // The instruction that replaces it is to blame, and the comment above that one was asked already.
+        Some(rule) if rule.name == MULTIPLE => settings.silences(MULTIPLE),
         // For these, a comment can only switch on, and for the others only off.
         Some(rule) if rule.experimental => settings.silences(found.code) && here.silences(found.code),
         _ => settings.silences(found.code) || here.silences(found.code),

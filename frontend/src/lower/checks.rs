@@ -9,6 +9,7 @@ use super::path;
 use super::stage::{Lowering, StageState};
 use crate::diagnostic::Diagnostic;
 use crate::instruction::{Arg, Command, Copy, Instruction, KeyValues, Kind, Word};
+use crate::lint::settings::MULTIPLE;
 use crate::lint::{fix, settings};
 use crate::plan::ImageRequest;
 use crate::source::Span;
@@ -47,23 +48,33 @@ pub(crate) struct DeclaredArg {
 
 /// Where the instructions of a stage stand of which only the last counts.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Latest([Option<Span>; 3]);
+pub(crate) struct Latest([Option<Earlier>; 3]);
+
+/// One of them.
+#[derive(Debug, Clone, Copy)]
+struct Earlier {
+    place: Span,
+    /// It stands in a trigger of the base.
+    inherited: bool,
+}
 
 impl Latest {
-    fn replace(&mut self, kind: &Kind, place: Span) -> Option<Span> {
+    fn replace(&mut self, kind: &Kind, place: Span) -> Option<Earlier> {
         let at = match kind {
             Kind::Cmd(_) => 0,
             Kind::Entrypoint(_) => 1,
             Kind::Healthcheck(_) => 2,
             _ => return None,
         };
-        self.0[at].replace(place)
+        let inherited = false;
+        self.0[at].replace(Earlier { place, inherited })
     }
 
     /// What came with the base stands there, for messages.
     pub(crate) fn move_to(&mut self, place: Span) {
+        let inherited = true;
         for found in self.0.iter_mut().flatten() {
-            *found = place;
+            *found = Earlier { place, inherited };
         }
     }
 }
@@ -92,21 +103,21 @@ impl Lowering<'_> {
         }
     }
 
-    /// Comments above either of the two may silence it.
-    fn report_repeated(&mut self, instruction: &Instruction, earlier: Span) {
-        const CODE: &str = "MultipleInstructionsDisallowed";
-        if settings::skipped_above(instruction, CODE) {
+    /// What is useless is the earlier one; the comment that silences the warning stands above the later.
+    fn report_repeated(&mut self, instruction: &Instruction, earlier: Earlier) {
+        if settings::skipped_above(instruction, MULTIPLE) {
             return;
         }
         let message = format!(
             "Multiple {} instructions should not be used in the same stage because only the last one will be used",
             instruction.keyword.value
         );
-        self.report(
-            Diagnostic::warning(CODE, earlier, message)
-                .note(format!("line {} replaces it", instruction.lines.0))
-                .help("remove this one"),
-        );
+        let warning = Diagnostic::warning(MULTIPLE, earlier.place, message);
+        let warning = warning.note(format!("line {} replaces it", instruction.lines.0));
+        self.report(match earlier.inherited {
+            true => warning.note("it comes with a trigger of the base"),
+            false => warning.help("remove this one"),
+        });
     }
 
     /// Warns of a name that tells a secret.
@@ -122,7 +133,7 @@ impl Lowering<'_> {
 
     /// Warns of a relative path that depends on the base image. Only the first of a stage and its bases can.
     pub(crate) fn check_workdir(&mut self, state: &mut StageState, word: &Word, text: &str) {
-        let first = !std::mem::replace(&mut state.workdir_here, true);
+        let first = !std::mem::replace(&mut state.workdir_set, true);
         if first && !text.starts_with('/') {
             let message = format!("Relative workdir {text:?} can have unexpected results if the base image changes");
             let absolute = path::join(state.cwd(), text);
@@ -198,13 +209,14 @@ impl Lowering<'_> {
             };
             let Some((rule, line)) = excluded else { continue };
             let message = format!("Attempting to {what} file {name:?} that is excluded by .dockerignore");
+            let wanted = match name.as_str() {
+                "." | "/" => "what is needed, as in `!src`,".to_owned(),
+                name => format!("`!{name}`"),
+            };
             self.report(
                 Diagnostic::warning("CopyIgnoredFile", word.span, message)
                     .note(format!("excluded by `{rule}`, line {line} of the ignore file"))
-                    .help(format!(
-                        "remove that pattern, or add `!{}` below it",
-                        name.trim_start_matches('/')
-                    )),
+                    .help(format!("remove that pattern, or add {wanted} below it")),
             );
         }
     }
@@ -231,7 +243,9 @@ fn json_recommended(text: &Word, instruction: &Instruction) -> Diagnostic {
     if text.value.is_empty() {
         return warning;
     }
-    warning.help(format!("write `{} {}`", keyword.value, fix::exec_form(&text.value)))
+    let (words, with_shell) = fix::exec_form(&text.value);
+    let reason = if with_shell { "if the shell is meant, " } else { "" };
+    warning.help(format!("{reason}write `{} {words}`", keyword.value))
 }
 
 fn legacy(pairs: &KeyValues, instruction: &Instruction, escape: char) -> Diagnostic {

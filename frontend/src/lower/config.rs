@@ -83,10 +83,10 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    /// All defaults see the variables as they were before the instruction.
+    /// Each default sees the arguments before it.
     fn arg(&mut self, state: &mut StageState, instruction: &Instruction, args: &[Arg]) -> Result<(), Diagnostic> {
         let input = self.input;
-        let mut declared = Vec::new();
+        let mut shown = String::from("ARG");
         for arg in args {
             let name = &arg.name.value;
             let value = match (input.options.build_args.get(name), &arg.default) {
@@ -95,15 +95,11 @@ impl Lowering<'_> {
                 (None, None) => input.globals.values.get(name).cloned(),
             };
             self.note_declared(state, instruction, arg, value.as_deref());
-            declared.push((name, value));
-        }
-        let mut shown = String::from("ARG");
-        for (name, value) in declared {
+            state.scope.declare(name, value.as_deref());
             shown = match &value {
                 Some(value) => format!("{shown} {name}={value}"),
                 None => format!("{shown} {name}"),
             };
-            state.scope.declare(name, value.as_deref());
         }
         state.record(shown, None);
         Ok(())
@@ -270,10 +266,10 @@ fn healthcheck(state: &mut StageState, check: &Healthcheck) {
     state.config.healthcheck = Some(check);
 }
 
-/// A number from 1, or a name in any case, with or without `SIG`.
+/// Any number but 0, as other builders take it, or a name in any case, with or without `SIG`.
 fn is_signal(text: &str) -> bool {
-    if let Ok(number) = text.parse::<u32>() {
-        return number > 0;
+    if let Ok(number) = text.parse::<i64>() {
+        return number != 0;
     }
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
@@ -290,10 +286,10 @@ mod tests {
 
     #[test]
     fn signals_are_names_or_numbers() {
-        for good in ["SIGTERM", "term", "9", "SIGRTMIN+3", "RTMAX-14"] {
+        for good in ["SIGTERM", "term", "9", "-1", "SIGRTMIN+3", "RTMAX-14"] {
             assert!(is_signal(good), "{good}");
         }
-        for bad in ["", "FOO", "0", "-1", "SIG", "SIGRTMIN+16", "RTMAX-15"] {
+        for bad in ["", "FOO", "0", "SIG", "SIGRTMIN+16", "RTMAX-15"] {
             assert!(!is_signal(bad), "{bad}");
         }
     }

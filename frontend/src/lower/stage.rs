@@ -59,7 +59,7 @@ pub(crate) struct StageState {
     /// Whether a `CMD` of this stage set the command.
     pub(crate) cmd_here: bool,
     /// Whether a `WORKDIR` of this file came before.
-    pub(crate) workdir_here: bool,
+    pub(crate) workdir_set: bool,
     /// The instructions of this stage of which only the last counts, so far.
     pub(crate) latest: Latest,
     /// How steps are told from those of other stages: a name, `stage-1`, or nothing.
@@ -142,7 +142,7 @@ impl<'a> Lowering<'a> {
             history: Vec::new(),
             scope: Scope::default(),
             cmd_here: false,
-            workdir_here: false,
+            workdir_set: false,
             latest: Latest::default(),
             label: String::new(),
             step: (0, total),

@@ -10,7 +10,7 @@ mod table;
 use std::collections::BTreeMap;
 
 use frontend::diagnostic::Diagnostic;
-use frontend::source::SourceFile;
+use frontend::source::{SourceFile, Span};
 use frontend::{LowerOptions, NamedContext, Parsed};
 use proto::platform::Platform;
 use proto::v1;
@@ -152,7 +152,10 @@ impl Subject {
                 message: &error.message,
                 start: error.span.start,
                 end: error.span.end,
-                line: self.source.line(error.span.start),
+                line: match error.span == Span::default() {
+                    true => 0,
+                    false => self.source.line(error.span.start),
+                },
                 notes: &error.notes,
                 helps: &error.helps,
             };
