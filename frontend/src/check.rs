@@ -33,7 +33,8 @@ pub struct Finding {
 #[must_use]
 pub fn check(source: &SourceFile, parsed: &Parsed, options: &LowerOptions) -> Checked {
     let parsed = &tolerant(parsed);
-    let attempt = stubbed((source, parsed), options, Selection::All);
+    let mut attempt = stubbed((source, parsed), options, Selection::All);
+    settings::apply((source, parsed), &options.build_args, &mut attempt.diagnostics);
     let mut checked = Checked::default();
     for diagnostic in attempt.diagnostics {
         let list = match diagnostic.severity {

@@ -121,6 +121,13 @@ fn targets_are_the_stages_with_what_is_said_of_them() {
 }
 
 #[test]
+fn checks_that_are_errors_stop_builds_and_not_outlines() {
+    let source = SourceFile::new("Dockerfile", "# check=error=true\nFROM base AS X\n");
+    let found = outline(&source, &parse(&source), &options("x")).unwrap();
+    assert_eq!(found.name, "x");
+}
+
+#[test]
 fn a_file_with_a_mistake_has_no_outline() {
     let source = SourceFile::new("Dockerfile", "FROM base\nSTOPSIGNAL NOPE\n");
     let errors = outline(&source, &parse(&source), &options("")).unwrap_err();

@@ -137,7 +137,7 @@ pub(crate) enum Selection {
 pub(crate) struct Attempt {
     /// What came of it; nothing if some diagnostic is an error.
     pub(crate) made: Option<Made>,
-    /// Problems in order of their place, after the wishes of the file.
+    /// Problems in order of their place: what the file says about checks is not applied yet.
     pub(crate) diagnostics: Vec<Diagnostic>,
 }
 
@@ -174,14 +174,17 @@ pub fn lower(
     options: &LowerOptions,
     images: &Images,
 ) -> Result<Lowered, Vec<Diagnostic>> {
-    let attempt = attempt((source, parsed), options, images, Selection::Target);
+    let mut attempt = attempt((source, parsed), options, images, Selection::Target);
+    if let Some(Made::Need(images)) = attempt.made {
+        return Ok(Lowered::Need(images));
+    }
+    lint::settings::apply((source, parsed), &options.build_args, &mut attempt.diagnostics);
     match attempt.made {
-        Some(Made::Need(images)) => Ok(Lowered::Need(images)),
-        Some(Made::Done(done)) => Ok(Lowered::Done(Box::new(Plan {
+        Some(Made::Done(done)) if !attempt.diagnostics.iter().any(is_error) => Ok(Lowered::Done(Box::new(Plan {
             diagnostics: attempt.diagnostics,
             ..done.plan
         }))),
-        None => {
+        _ => {
             let (mut errors, warnings): (Vec<_>, Vec<_>) = attempt.diagnostics.into_iter().partition(is_error);
             if errors.iter().any(|error| error.code == "lint") {
                 errors.extend(warnings);
@@ -209,7 +212,6 @@ pub(crate) fn attempt(
     let place = |diagnostic: &Diagnostic| (diagnostic.span, diagnostic.code);
     diagnostics.sort_by(|a, b| place(a).cmp(&place(b)));
     diagnostics.dedup();
-    lint::settings::apply((source, parsed), &options.build_args, &mut diagnostics);
     let made = made.filter(|_| !diagnostics.iter().any(is_error));
     Attempt { made, diagnostics }
 }
