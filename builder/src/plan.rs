@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use frontend::diagnostic::{Diagnostic, Severity};
 use frontend::lower::LowerOptions;
+use frontend::patterns::{IgnoreFile, Patterns};
 use frontend::plan::{ImageFacts, ImageRequest, ImageTemplate, Lowered, Plan};
 use frontend::source::SourceFile;
 use futures_util::FutureExt;
@@ -56,10 +57,9 @@ pub struct Context {
 /// # Errors
 /// Diagnostics of the Dockerfile, images that cannot be resolved, contexts that cannot be read.
 pub async fn make(request: &BuildRequest, job: &Job) -> Result<Planned, BuildError> {
-    let source = read(request, job).await?;
+    let (source, ignore) = read(request, job).await?;
     let parsed = frontend::parse(&source);
-    report(&source, &parsed.diagnostics, job)?;
-    let options = options(request, job);
+    let options = options(request, ignore, job);
     let mut facts: BTreeMap<(String, Platform), ImageFacts> = BTreeMap::new();
     let mut resolved = HashMap::new();
     let plan = loop {
@@ -108,14 +108,18 @@ fn project(request: &BuildRequest, job: &Job) -> String {
     format!("{}\0{place}", request.dockerfile_name)
 }
 
-async fn read(request: &BuildRequest, job: &Job) -> Result<SourceFile, BuildError> {
+/// The Dockerfile, and what its ignore file excludes, for warnings.
+async fn read(request: &BuildRequest, job: &Job) -> Result<(SourceFile, Option<Patterns>), BuildError> {
     let name = format!("[internal] load build definition from {}", request.dockerfile_name);
     let bytes = job.step(&name, |_| job.session.read_dockerfile()).await?;
     let text = String::from_utf8_lossy(&bytes.dockerfile).into_owned();
-    Ok(SourceFile::new(request.dockerfile_name.clone(), text))
+    let ignore = bytes.ignore.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    // A broken ignore file is told by the walk of the context, and only if there is one.
+    let patterns = ignore.and_then(|text| IgnoreFile::parse(&text).ok());
+    Ok((SourceFile::new(request.dockerfile_name.clone(), text), patterns))
 }
 
-fn options(request: &BuildRequest, job: &Job) -> LowerOptions {
+fn options(request: &BuildRequest, ignore: Option<Patterns>, job: &Job) -> LowerOptions {
     let contexts = request.contexts.iter().map(|(name, context)| {
         let lowered = match context {
             NamedContext::Local => frontend::NamedContext::Local,
@@ -137,6 +141,7 @@ fn options(request: &BuildRequest, job: &Job) -> LowerOptions {
         entitlements: request.entitlements.clone(),
         source_date_epoch: request.source_date_epoch,
         multi_platform: false,
+        ignore,
     }
 }
 

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use builder::context::{Excluded, WalkError, WalkRequest, Walked, walk, walk_at};
+use builder::context::{Excluded, Fate, WalkError, WalkRequest, Walked, list, walk, walk_at};
 use frontend::patterns::{IgnoreFile, PatternProblem};
 use proto::digest::ContentDigest;
 use proto::tree::{EntryKind, RelPath, Timestamp, TreeEntry};
@@ -413,4 +413,35 @@ fn the_stat_cache_forgets_files_that_are_gone() {
     assert_eq!(fs::metadata(&context.cache).unwrap().len(), full - 80);
     let leftovers = fs::read_dir(context.cache.parent().unwrap()).unwrap().count();
     assert_eq!(leftovers, 1);
+}
+
+#[test]
+fn a_list_says_what_becomes_of_every_path() {
+    let folder = context(&["a/x", "a/y", "b/keep/k", "b/z", "c", "d/e/f", "d/e/g"]);
+    let ignore = IgnoreFile::parse("a\nb\n!b/keep\n").unwrap();
+    let listed = |include: Option<&[String]>| {
+        let listed = list(folder.path(), Some(&ignore), include).unwrap();
+        let line = |listed: &builder::context::Listed| {
+            let fate = match &listed.fate {
+                Fate::Sent => "sent".to_owned(),
+                Fate::Excluded { pattern, line } => format!("{pattern}:{line}"),
+                Fate::Unused => "unused".to_owned(),
+            };
+            format!("{} {} {} {fate}", listed.path, listed.files, listed.size_bytes)
+        };
+        listed.iter().map(line).collect::<Vec<_>>().join(", ")
+    };
+    assert_eq!(
+        listed(None),
+        "a 2 6 a:1, b 0 0 sent, b/keep 0 0 sent, b/keep/k 1 8 sent, b/z 1 3 b:2, c 1 1 sent, d 0 0 sent, d/e 0 0 sent, \
+         d/e/f 1 5 sent, d/e/g 1 5 sent"
+    );
+    assert_eq!(
+        listed(Some(&["c".to_owned()])),
+        "a 2 6 a:1, b 1 3 b:2, b/keep 1 8 unused, c 1 1 sent, d 2 10 unused"
+    );
+    assert_eq!(
+        listed(Some(&[])),
+        "a 2 6 a:1, b 1 3 b:2, b/keep 1 8 unused, c 1 1 unused, d 2 10 unused"
+    );
 }

@@ -36,6 +36,11 @@ pub(crate) struct ServerArgs {
 pub(crate) enum Command {
     /// Build an image from a Dockerfile
     Build(Box<BuildArgs>),
+    /// Check a Dockerfile without building it
+    Check(CheckArgs),
+    /// Look at a build context
+    #[command(subcommand)]
+    Context(ContextCommand),
     /// Serve builds on a unix socket
     Serve(ServeArgs),
     /// List the images of the store
@@ -111,6 +116,19 @@ pub(crate) struct BuildArgs {
     pub(crate) result: ResultArgs,
     #[command(flatten)]
     pub(crate) show: ShowArgs,
+    #[command(flatten)]
+    pub(crate) call: CallArgs,
+}
+
+/// Questions about the Dockerfile, instead of a build.
+#[derive(Debug, Args)]
+pub(crate) struct CallArgs {
+    /// Answer a question instead of building: check, outline, targets or subrequests.describe[,format=json]
+    #[arg(long, value_name = "METHOD[,KEY=VALUE…]")]
+    pub(crate) call: Option<String>,
+    /// Check the Dockerfile instead of building, same as --call check
+    #[arg(long, conflicts_with = "call")]
+    pub(crate) check: bool,
 }
 
 /// What is built.
@@ -342,6 +360,56 @@ pub(crate) struct PruneArgs {
     /// Stop once the store is this small, as in 10g
     #[arg(long, value_name = "BYTES")]
     pub(crate) keep_storage: Option<String>,
+}
+
+/// The `check` command.
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// Dockerfile, or a directory with one and its ignore file; `-` reads stdin
+    #[arg(default_value = ".")]
+    pub(crate) file: PathBuf,
+    /// How the answer is printed
+    #[arg(long, value_enum, value_name = "FORMAT", default_value = "text")]
+    pub(crate) format: CheckFormat,
+    /// Fail if there is a warning
+    #[arg(long)]
+    pub(crate) error: bool,
+}
+
+/// Forms of what `check` found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum CheckFormat {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+    /// SARIF 2.1.0, for tools that collect findings
+    Sarif,
+    /// Workflow commands that mark lines on GitHub
+    Github,
+}
+
+/// The `context` commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ContextCommand {
+    /// List what a build would read, largest first, and why it would not read the rest
+    Ls(ContextArgs),
+}
+
+/// The `context ls` command.
+#[derive(Debug, Args)]
+pub(crate) struct ContextArgs {
+    /// Directory of the build context
+    #[arg(default_value = ".", value_name = "DIR")]
+    pub(crate) context: PathBuf,
+    /// Print sizes
+    #[arg(long)]
+    pub(crate) size: bool,
+    /// Dockerfile that says what is copied [default: DIR/Dockerfile; without it, everything]
+    #[arg(short, long, value_name = "PATH")]
+    pub(crate) file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) format: FormatArgs,
 }
 
 #[cfg(test)]

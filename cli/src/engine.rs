@@ -4,11 +4,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use builder::context::{self, WalkRequest};
+pub(crate) use builder::context::{Fate, Listed};
 use builder::server;
 use cache::registry::{Credentials, credentials};
-use frontend::patterns::IgnoreFile;
+use frontend::patterns::{IgnoreFile, Patterns};
 use proto::digest::ContentDigest;
 use proto::entitlement::Entitlements;
+use proto::platform::Platform;
 use proto::tree::EntryKind;
 use proto::v1;
 use tokio::net::UnixListener;
@@ -143,13 +145,7 @@ pub(crate) fn walk(
     include: &[String],
     cache_dir: Option<&Path>,
 ) -> Result<v1::ContextTree, String> {
-    let patterns = match ignore {
-        Some(file) => {
-            let text = String::from_utf8_lossy(&file.bytes);
-            Some(IgnoreFile::parse(&text).map_err(|error| format!("`{}`: {error}", file.name))?)
-        }
-        None => None,
-    };
+    let patterns = ignore.map(patterns).transpose()?;
     // One cache a context: what a walk does not see is forgotten.
     let name = ContentDigest::of(root.as_os_str().as_encoded_bytes()).hex();
     let caches = cache_dir.map(|dir| dir.join("contexts"));
@@ -193,6 +189,28 @@ pub(crate) fn sent(root: &Path, ignore: &str) -> Result<Vec<String>, String> {
         }
     });
     Ok(shown.collect())
+}
+
+/// The platform of this machine.
+pub(crate) fn native_platform() -> Platform {
+    server::open::native_platform()
+}
+
+/// Every path of the context at `root`, and whether a build that reads `include` (nothing: everything) gets it. Blocks.
+///
+/// # Errors
+/// Words for the user: what could not be read.
+pub(crate) fn list(root: &Path, ignore: Option<&Patterns>, include: Option<&[String]>) -> Result<Vec<Listed>, String> {
+    context::list(root, ignore, include).map_err(|error| with_causes(&error))
+}
+
+/// The patterns of an ignore file.
+///
+/// # Errors
+/// Words for the user: the pattern that is none.
+pub(crate) fn patterns(file: &NamedText) -> Result<Patterns, String> {
+    let text = String::from_utf8_lossy(&file.bytes);
+    IgnoreFile::parse(&text).map_err(|error| format!("`{}`: {error}", file.name))
 }
 
 fn with_causes(error: &dyn std::error::Error) -> String {

@@ -4,6 +4,8 @@ mod support;
 
 mod build;
 mod cache;
+mod check;
+mod context;
 mod crash;
 mod debug;
 mod errors;

@@ -77,7 +77,8 @@ impl Scope {
 
     /// Names that have a value, for suggestions.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
-        self.variables.iter().map(|(name, _)| name.as_str())
+        let names = self.variables.iter().map(|(name, _)| name.as_str());
+        names.filter(|name| !NOT_FOR_STEPS.contains(name))
     }
 }
 

@@ -141,19 +141,26 @@ fn directive(text: &str, start: usize, mark: &str) -> Option<(Word, Word)> {
 /// The frontend image, in any of the places where builders look for it: a block of `#` or of `//` directives, below a shebang
 /// or not, or a member of a JSON object that is the whole file.
 fn syntax(source: &SourceFile) -> Option<Word> {
-    let shebang = lines(source).next().is_some_and(|line| line.text.starts_with("#!"));
-    ["#", "//"]
-        .iter()
-        .find_map(|mark| {
-            let block = lines(source)
-                .skip(usize::from(shebang))
-                .map_while(|line| directive(line.text, line.start, mark));
-            let mut block = block.take_while(|(name, _)| is_known(&name.value));
-            block
-                .find(|(name, _)| name.value.eq_ignore_ascii_case("syntax"))
-                .map(|(_, value)| value)
-        })
+    let block = find_in_block(source, "#", "syntax");
+    block
+        .or_else(|| find_in_block(source, "//", "syntax"))
         .or_else(|| json_syntax(source))
+}
+
+/// `# check=`, looked for like frontend images, but behind `#` only.
+pub(crate) fn check(source: &SourceFile) -> Option<Word> {
+    find_in_block(source, "#", "check")
+}
+
+fn find_in_block(source: &SourceFile, mark: &str, wanted: &str) -> Option<Word> {
+    let shebang = lines(source).next().is_some_and(|line| line.text.starts_with("#!"));
+    let block = lines(source)
+        .skip(usize::from(shebang))
+        .map_while(|line| directive(line.text, line.start, mark));
+    let mut block = block.take_while(|(name, _)| is_known(&name.value));
+    block
+        .find(|(name, _)| name.value.eq_ignore_ascii_case(wanted))
+        .map(|(_, value)| value)
 }
 
 fn is_known(name: &str) -> bool {

@@ -8,6 +8,8 @@
 //! options, base-image facts ────────────────────────────── args, words, lower ─► plan     lower()
 //! ```
 //!
+//! Beside builds: [`check`] and [`outline`] look at a file without any image, with [`stub`]s in their place.
+//!
 //! [`parse`] never fails: it returns what it understood and every diagnostic. Lowering answers `Need(images)` until it has
 //! the facts of every base image that the target reaches, then `Done(plan)`.
 #![forbid(unsafe_code)]
@@ -27,12 +29,14 @@ pub use directives::Directives;
 pub use parse::{FirstError, Parsed, parse};
 pub mod stages;
 mod args;
-mod lint;
-mod lint_settings;
+pub mod lint;
 pub mod lower;
 pub mod plan;
 pub mod patterns;
 pub mod stub;
+pub mod check;
+pub mod outline;
 
+pub use check::{Checked, Finding, check};
 pub use lower::{LowerOptions, NamedContext, lower};
 pub use plan::{ImageFacts, ImageRequest, ImageTemplate, Lowered, Plan};

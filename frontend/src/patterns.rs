@@ -132,6 +132,20 @@ impl Patterns {
         self.patterns.is_empty()
     }
 
+    /// Whether a pattern begins with `!`.
+    #[must_use]
+    pub fn has_exceptions(&self) -> bool {
+        self.patterns.iter().any(|pattern| pattern.negated)
+    }
+
+    /// The pattern that by itself takes everything, if there is one, as written, with its line.
+    #[must_use]
+    pub fn takes_all(&self) -> Option<(&str, u32)> {
+        let all = |pattern: &&Pattern| !pattern.negated && matches!(pattern.cleaned.as_str(), "*" | "**" | "**/*");
+        let pattern = self.patterns.iter().find(all)?;
+        Some((&pattern.written, pattern.line))
+    }
+
     /// Whether the patterns select `path` by itself: the last pattern decides that matches it or a directory above it.
     ///
     /// A walk may find otherwise, see [`Patterns::descend`].

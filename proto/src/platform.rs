@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn empty_parts_are_refused() {
+    fn what_is_no_platform_is_refused() {
         for bad in ["", "linux/", "/amd64", "a/b/c/d", "linux/am d64", "foobar"] {
             assert!(bad.parse::<Platform>().is_err(), "{bad}");
         }

@@ -125,6 +125,10 @@ impl FromStr for Reference {
             (DEFAULT_REGISTRY, false) => format!("library/{path}"),
             _ => path.to_owned(),
         };
+        // A name like that could not be told from an image ID.
+        if name.len() == 64 && name.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+            return Err(format());
+        }
         if repository.bytes().any(|b| b.is_ascii_uppercase()) {
             return Err(ReferenceError::UpperCase(text.to_owned()));
         }
@@ -278,6 +282,7 @@ mod tests {
             "r.x:p/a",
             "a/..",
             "a:-t",
+            &"0123456789abcdef".repeat(4),
         ] {
             assert!(bad.parse::<Reference>().is_err(), "{bad}");
         }

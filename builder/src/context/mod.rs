@@ -4,11 +4,12 @@
 //! links that a source names are resolved here, in the root, by hand. What the ignore file excludes is not even looked at,
 //! except where a `!` pattern reaches into it. FIFOs and devices are entries and never opened; sockets are left out.
 //!
-//! Reading order: this file, then `follow` (sources to paths), `walk` (metadata of these paths), `content` (digests).
+//! Reading order: this file, then `follow` (sources to paths), `walk` (metadata of these paths), `content` (digests); `list` tells people about it.
 
 mod content;
 mod dir;
 mod follow;
+mod list;
 mod stat_cache;
 mod walk;
 
@@ -18,6 +19,8 @@ use std::path::{Path, PathBuf};
 use frontend::patterns::{PatternProblem, Patterns};
 use proto::tree::{EntryKind, RelPath, Timestamp, Tree, TreeEntry};
 use rustix::time::{ClockId, clock_gettime};
+
+pub use list::{Fate, Listed, list};
 
 use dir::Root;
 use stat_cache::StatCache;

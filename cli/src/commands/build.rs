@@ -5,6 +5,7 @@ use std::path::Path;
 use proto::v1;
 use serde_json::{Map, Value, json};
 
+use super::call::Call;
 use super::wait;
 use crate::args::BuildArgs;
 use crate::config::{Config, Display};
@@ -22,7 +23,11 @@ use crate::ui;
 /// There is no image, or not everything that was asked for was written.
 pub(crate) fn run(args: &BuildArgs, config: &Config) -> Result<(), Problem> {
     let display = Display::new(&args.show, &config.environment)?;
+    let call = Call::parse(&args.call)?;
     let build = request::resolve(args, config, std::io::stdin().lock())?;
+    if let Some(call) = call {
+        return call.answer(&build);
+    }
     wait(config, build_on_server(args, config, build, display))
 }
 

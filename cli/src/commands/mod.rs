@@ -1,6 +1,9 @@
 //! One function per command.
 
 mod build;
+mod call;
+mod check;
+mod context;
 pub(crate) mod debug;
 mod images;
 mod login;
@@ -10,7 +13,7 @@ mod transfer;
 
 use std::future::Future;
 
-use crate::args::{Cli, Command};
+use crate::args::{Cli, Command, ContextCommand};
 use crate::config::{Config, Environment, ServerChoice};
 use crate::exit::Problem;
 
@@ -22,6 +25,8 @@ pub(crate) fn run(cli: Cli) -> Result<(), Problem> {
     let config = Config::new(&cli.server, Environment::of_process())?;
     match cli.command {
         Command::Build(args) => build::run(&args, &config),
+        Command::Check(args) => check::run(&args, std::io::stdin().lock()),
+        Command::Context(ContextCommand::Ls(args)) => context::list(&args),
         Command::Serve(args) => serve::run(&args, &config),
         Command::Images(args) => wait(&config, images::list(&args, &config)),
         Command::Push(args) => wait(&config, transfer::push(args, &config)),

@@ -22,7 +22,7 @@ impl Lowering<'_> {
     /// Lowers an instruction that makes no layer.
     pub(crate) fn configure(&mut self, state: &mut StageState, instruction: &Instruction) -> Result<(), Diagnostic> {
         match &instruction.kind {
-            Kind::Arg(args) => self.arg(state, args)?,
+            Kind::Arg(args) => self.arg(state, instruction, args)?,
             Kind::Env(pairs) => self.env(state, pairs)?,
             Kind::Label(pairs) => self.label_image(state, pairs)?,
             Kind::Cmd(command) => cmd(state, command),
@@ -59,12 +59,7 @@ impl Lowering<'_> {
         prefix: &str,
     ) -> Result<(), Diagnostic> {
         let text = self.words(&state.scope, |words| words.expand(word))?;
-        if text.starts_with('/') {
-            state.absolute_workdir = true;
-        } else if !state.absolute_workdir {
-            let message = format!("Relative workdir \"{text}\" can have unexpected results if the base image changes");
-            self.report(Diagnostic::warning("WorkdirRelativePath", word.span, message));
-        }
+        self.check_workdir(state, word, &text);
         // An absolute path is recorded as it is written: other builders do so, and tools compare configs.
         let recorded = if text.starts_with('/') {
             text
@@ -94,10 +89,10 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    /// All defaults see the variables as they were before the instruction.
-    fn arg(&mut self, state: &mut StageState, args: &[Arg]) -> Result<(), Diagnostic> {
+    /// Each default sees the arguments before it.
+    fn arg(&mut self, state: &mut StageState, instruction: &Instruction, args: &[Arg]) -> Result<(), Diagnostic> {
         let input = self.input;
-        let mut declared = Vec::new();
+        let mut shown = String::from("ARG");
         for arg in args {
             let name = &arg.name.value;
             let value = match (input.options.build_args.get(name), &arg.default) {
@@ -105,15 +100,12 @@ impl Lowering<'_> {
                 (None, Some(default)) => Some(self.words(&state.scope, |words| words.expand(default))?),
                 (None, None) => input.globals.values.get(name).cloned(),
             };
-            declared.push((name, value));
-        }
-        let mut shown = String::from("ARG");
-        for (name, value) in declared {
+            self.note_declared(state, instruction, arg, value.as_deref());
+            state.scope.declare(name, value.as_deref());
             shown = match &value {
                 Some(value) => format!("{shown} {name}={value}"),
                 None => format!("{shown} {name}"),
             };
-            state.scope.declare(name, value.as_deref());
         }
         state.record(shown, None);
         Ok(())
@@ -121,7 +113,8 @@ impl Lowering<'_> {
 
     fn env(&mut self, state: &mut StageState, pairs: &KeyValues) -> Result<(), Diagnostic> {
         let expanded = self.words(&state.scope, |words| expand_pairs("ENV", pairs, words))?;
-        for (name, value) in &expanded {
+        for ((written, _), (name, value)) in pairs.pairs.iter().zip(&expanded) {
+            self.check_secret("ENV", name, written.span);
             state.scope.set(name, value);
             let entry = format!("{name}={value}");
             let same = |known: &&mut String| known.split_once('=').is_some_and(|(known, _)| known == name);
@@ -144,7 +137,7 @@ impl Lowering<'_> {
     fn expose(&mut self, state: &mut StageState, written: &[Word]) -> Result<(), Diagnostic> {
         let mut texts = Vec::new();
         for word in written {
-            let expanded = self.words(&state.scope, |words| words.expand_words(word))?;
+            let expanded = Words::stage((self.input.source, self.input.escape), &state.scope).expand_words(word)?;
             texts.extend(expanded.into_iter().map(|text| (text, word.span)));
         }
         // Other builders sort the words before they are expanded to ports; history shows that order.
@@ -155,12 +148,16 @@ impl Lowering<'_> {
             let parsed = parsed.map_err(|error| Diagnostic::error("invalid-port", span, error.to_string()))?;
             if parsed.odd_case {
                 let message = format!("Defined protocol '{text}' in EXPOSE instruction should be lowercase");
-                self.report(Diagnostic::warning("ExposeProtoCasing", span, message));
+                let warning = Diagnostic::warning("ExposeProtoCasing", span, message);
+                self.report(warning.help(format!("write `{}`", text.to_ascii_lowercase())));
             }
             if parsed.mapping {
                 let message =
                     format!("EXPOSE instruction should not define an IP address or host-port mapping, found '{text}'");
-                self.report(Diagnostic::warning("ExposeInvalidFormat", span, message));
+                let container = text.rsplit(':').next().unwrap_or(&text);
+                self.report(Diagnostic::warning("ExposeInvalidFormat", span, message).help(format!(
+                    "write `{container}`; ports of the host are chosen when a container is run"
+                )));
             }
             ports.extend(parsed.single());
         }
@@ -275,7 +272,7 @@ fn healthcheck(state: &mut StageState, check: &Healthcheck) {
     state.config.healthcheck = Some(check);
 }
 
-/// A number other than 0, or a name in any case, with or without `SIG`.
+/// Any number but 0, as other builders take it, or a name in any case, with or without `SIG`.
 fn is_signal(text: &str) -> bool {
     if let Ok(number) = text.parse::<i64>() {
         return number != 0;
@@ -295,7 +292,7 @@ mod tests {
 
     #[test]
     fn signals_are_names_or_numbers() {
-        for good in ["SIGTERM", "term", "9", "SIGRTMIN+3", "RTMAX-14"] {
+        for good in ["SIGTERM", "term", "9", "-1", "SIGRTMIN+3", "RTMAX-14"] {
             assert!(is_signal(good), "{good}");
         }
         for bad in ["", "FOO", "0", "SIG", "SIGRTMIN+16", "RTMAX-15"] {

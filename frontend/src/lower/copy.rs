@@ -50,6 +50,9 @@ impl Lowering<'_> {
             unpack: add && copy.unpack.unwrap_or(true),
             sources: self.sources(state, &origin, expanded),
         };
+        if origin == Origin::Local(MAIN_CONTEXT.to_owned()) {
+            self.check_ignored(instruction, copy, &action.sources);
+        }
         let text = format!("{prefix}{}", self.step_text(state, instruction, &[]));
         let op = Op::File(FileOp {
             root: state.root,

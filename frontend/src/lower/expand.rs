@@ -1,6 +1,7 @@
 //! Expansion of words with the variables of a scope: the one place where lowering meets the word language.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 
 use crate::args::{Globals, Scope};
 use crate::diagnostic::Diagnostic;
@@ -17,6 +18,17 @@ pub(crate) struct Words<'a> {
     escape: char,
     variables: Variables<'a>,
     warnings: RefCell<Vec<Diagnostic>>,
+}
+
+/// An expansion and the names in it.
+#[derive(Debug)]
+pub(crate) struct Lookups {
+    /// The expanded word.
+    pub(crate) text: String,
+    /// Names that have a value.
+    pub(crate) set: BTreeSet<String>,
+    /// Names that have none.
+    pub(crate) unset: Vec<String>,
 }
 
 /// Where values come from.
@@ -79,6 +91,25 @@ impl<'a> Words<'a> {
         Ok(expanded.text)
     }
 
+    /// What an expansion looks up, without a warning; nothing if the word cannot be expanded.
+    pub(crate) fn lookups(&self, word: &Word) -> Option<Lookups> {
+        let seen = RefCell::new(BTreeSet::new());
+        let value = |name: &str| {
+            let value = self.value(name);
+            if value.is_some() {
+                seen.borrow_mut().insert(name.to_owned());
+            }
+            value
+        };
+        // The caller asks what is there; what is wrong is told where the word is needed.
+        let expanded = Expander::new(self.escape).expand(&word.value, &value).ok()?;
+        Some(Lookups {
+            text: expanded.text,
+            unset: expanded.unset,
+            set: seen.into_inner(),
+        })
+    }
+
     /// Takes the warnings about names without a value.
     pub(crate) fn into_warnings(self) -> Vec<Diagnostic> {
         self.warnings.into_inner()
@@ -92,8 +123,10 @@ impl<'a> Words<'a> {
     }
 
     fn warn(&self, word: &Word, unset: &[String]) {
-        let declared =
-            |name: &str| matches!(self.variables, Variables::Globals(globals) if globals.declared.contains(name));
+        let declared = |name: &str| match self.variables {
+            Variables::Globals(globals) => globals.declared.contains(name),
+            Variables::Stage(scope) => scope.is_declared(name),
+        };
         let warnings = unset
             .iter()
             .filter(|name| !declared(name))
@@ -113,15 +146,18 @@ impl<'a> Words<'a> {
     fn unset(&self, word: &Word, name: &str) -> Diagnostic {
         match self.variables {
             Variables::Globals(globals) => {
-                let names = globals.values.keys().map(String::as_str);
-                let near = suggest::nearest(name, names).map(|near| format!(" (did you mean {near}?)"));
+                let names = globals.values.keys().chain(&globals.declared).map(String::as_str);
+                let near = suggest::similar(name, names).map(|near| format!(" (did you mean {near}?)"));
                 let message = format!("FROM argument '{name}' is not declared{}", near.unwrap_or_default());
                 Diagnostic::warning("UndefinedArgInFrom", self.place(word, name), message)
+                    .help(format!("declare it before the first `FROM`: `ARG {name}`"))
             }
             Variables::Stage(scope) => {
-                let near = suggest::nearest(name, scope.names()).map(|near| format!(" (did you mean ${near}?)"));
+                let near = suggest::similar(name, scope.names()).map(|near| format!(" (did you mean ${near}?)"));
                 let message = format!("Usage of undefined variable '${name}'{}", near.unwrap_or_default());
-                Diagnostic::warning("UndefinedVar", self.place(word, name), message)
+                Diagnostic::warning("UndefinedVar", self.place(word, name), message).help(format!(
+                    "declare it above with `ARG {name}`, or set it with `ENV {name}=…`"
+                ))
             }
         }
     }

@@ -38,7 +38,11 @@ pub(crate) struct Ports {
 impl Ports {
     /// `port[-port][/proto]`, with an ignored `[ip:]host:` before it.
     pub(crate) fn parse(word: &str) -> Result<Self, PortError> {
-        let (ports, protocol) = word.split_once('/').unwrap_or((word, "tcp"));
+        let (ports, protocol) = match word.split_once('/') {
+            Some((ports, protocol)) if !protocol.is_empty() => (ports, protocol),
+            Some((ports, _)) => (ports, "tcp"),
+            None => (word, "tcp"),
+        };
         let (before, container) = match ports.rsplit_once(':') {
             Some((before, container)) => (Some(before), container),
             None => (None, ports),
@@ -63,7 +67,7 @@ impl Ports {
             range,
             odd_case: lower != protocol,
             protocol: lower,
-            mapping: before.is_some(),
+            mapping: before.is_some_and(|before| before.chars().any(|ch| ch != ':')),
         })
     }
 
@@ -101,6 +105,7 @@ mod tests {
     #[test]
     fn words_become_single_ports() {
         check("80", Ok(&["80/tcp"]));
+        check("80/", Ok(&["80/tcp"]));
         check("53/UDP", Ok(&["53/udp"]));
         check("9000-9002", Ok(&["9000/tcp", "9001/tcp", "9002/tcp"]));
         check("127.0.0.1:80:8080/sctp", Ok(&["8080/sctp"]));

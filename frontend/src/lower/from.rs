@@ -1,5 +1,7 @@
 //! `FROM`, and the `ARG`s before the first one.
 
+use std::collections::BTreeMap;
+
 use proto::platform::Platform;
 
 use super::expand::Words;
@@ -11,11 +13,12 @@ use crate::source::SourceFile;
 use crate::stages::{Stage, Stages};
 
 /// Values that `FROM` lines see: predefined ones, then the global `ARG`s in order, each able to use those before it.
+/// `build_args` win over defaults.
 pub(crate) fn globals(
-    (source, escape): (&SourceFile, char),
+    file: (&SourceFile, char),
     options: &LowerOptions,
+    build_args: &BTreeMap<String, String>,
     stages: &Stages<'_>,
-    warnings: &mut Vec<Diagnostic>,
 ) -> Result<Globals, Diagnostic> {
     let last = stages.list.last().and_then(|stage| stage.name.clone());
     let asked = options.target.clone().filter(|target| !target.is_empty());
@@ -23,14 +26,9 @@ pub(crate) fn globals(
     let mut globals = Globals::predefined(options, &target_stage);
     for arg in &stages.globals {
         let name = &arg.name.value;
-        let value = match (options.build_args.get(name), &arg.default) {
+        let value = match (build_args.get(name), &arg.default) {
             (Some(given), _) => Some(given.clone()),
-            (None, Some(default)) => {
-                let words = Words::global((source, escape), &globals);
-                let value = words.expand(default)?;
-                warnings.extend(words.into_warnings().into_iter().map(as_undefined_variable));
-                Some(value)
-            }
+            (None, Some(default)) => Some(Words::global(file, &globals).expand(default)?),
             (None, None) => None,
         };
         match value {
@@ -45,22 +43,9 @@ pub(crate) fn globals(
     Ok(globals)
 }
 
-/// A global `ARG` is no `FROM`: the same problem has the general name there.
-fn as_undefined_variable(warning: Diagnostic) -> Diagnostic {
-    let message = warning
-        .message
-        .replace("FROM argument '", "Usage of undefined variable '$");
-    Diagnostic {
-        code: "UndefinedVar",
-        message: message
-            .replace(" is not declared", "")
-            .replace("did you mean ", "did you mean $"),
-        ..warning
-    }
-}
-
 /// What the stage `index` starts from.
-pub(crate) fn base(input: Input<'_>, index: usize, warnings: &mut Vec<Diagnostic>) -> Result<Base, Diagnostic> {
+/// Variables without a value were told by `lint/from.rs`.
+pub(crate) fn base(input: Input<'_>, index: usize) -> Result<Base, Diagnostic> {
     let stage = &input.stages.list[index];
     let place = (stage.from.base.span, stage.instruction.lines);
     let words = Words::global((input.source, input.escape), input.globals);
@@ -78,7 +63,6 @@ pub(crate) fn base(input: Input<'_>, index: usize, warnings: &mut Vec<Diagnostic
         });
     }
     let text = base_name(stage, &words)?;
-    warnings.extend(words.into_warnings());
     let origin = if let Some((name, context)) = input.context(&text, Some(&platform)) {
         reach::named(name, context, &platform, place)
     } else if let Some(parent) = input.stages.base(index, &text) {

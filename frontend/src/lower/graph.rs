@@ -42,7 +42,7 @@ pub struct StageEdges {
 pub fn edges(source: &SourceFile, parsed: &Parsed, options: &LowerOptions) -> Result<Vec<StageEdges>, Diagnostic> {
     let stages = Stages::split(&parsed.instructions);
     let file = (source, parsed.escape);
-    let globals = from::globals(file, options, &stages, &mut Vec::new())?;
+    let globals = from::globals(file, options, &options.build_args, &stages)?;
     let words = Words::global(file, &globals);
     let mut bases = Vec::new();
     for (index, stage) in stages.list.iter().enumerate() {
@@ -93,7 +93,7 @@ pub(super) fn check_unreached(input: Input<'_>, reached: &BTreeMap<usize, Base>)
 fn check_names(input: Input<'_>, index: usize) -> Vec<Diagnostic> {
     let stage = &input.stages.list[index];
     let mut errors = Vec::new();
-    let body = match from::base(input, index, &mut Vec::new()) {
+    let body = match from::base(input, index) {
         Ok(base) if base.replaced => &[],
         Ok(_) => stage.body,
         Err(error) => {

@@ -8,23 +8,25 @@
 //!                      ├─ from.rs    the filesystem and config it starts with
 //!                      ├─ run.rs     RUN, with mount.rs and mount_options.rs
 //!                      ├─ copy.rs    COPY and ADD, with owner.rs
-//!                      └─ config.rs  everything that only changes the config, with expose.rs
+//!                      ├─ config.rs  everything that only changes the config, with expose.rs
+//!                      └─ checks.rs  what is legal there, and likely not meant
 //! ```
 //!
 //! A stage only ever refers to stages above it, so file order is dependency order and each stage is lowered once.
 
 pub(crate) mod path;
+mod checks;
 mod config;
 mod copy;
-mod expand;
+pub(crate) mod expand;
 mod expose;
-mod from;
+pub(crate) mod from;
 mod gofmt;
 pub mod graph;
 mod mount;
 mod mount_options;
 mod owner;
-mod reach;
+pub(crate) mod reach;
 mod run;
 mod stage;
 
@@ -36,14 +38,17 @@ use proto::platform::Platform;
 
 use crate::args::{self, Globals};
 use crate::diagnostic::{Diagnostic, Severity};
+use crate::lint;
 use crate::parse::Parsed;
-use crate::plan::{ImageFacts, ImageTemplate, Lowered, Plan};
+use crate::patterns::Patterns;
+use crate::plan::{ImageFacts, ImageRequest, ImageTemplate, Lowered, Plan};
 use crate::source::{SourceFile, Span};
 use crate::stages::Stages;
 use crate::suggest;
-use crate::{lint, lint_settings};
 pub use mount_options::{MountOptions, MountType};
 use stage::Lowering;
+
+pub(crate) use checks::DeclaredArg;
 
 /// Facts of images, by reference and platform as they were asked for.
 pub type Images = BTreeMap<(String, Platform), ImageFacts>;
@@ -75,6 +80,8 @@ pub struct LowerOptions {
     pub entitlements: Entitlements,
     /// Upper limit of times: seconds since 1970.
     pub source_date_epoch: Option<i64>,
+    /// What the ignore file keeps out of the main context: copying it is worth a warning.
+    pub ignore: Option<Patterns>,
 }
 
 impl LowerOptions {
@@ -94,6 +101,7 @@ impl LowerOptions {
             contexts: BTreeMap::new(),
             entitlements: Entitlements::default(),
             source_date_epoch: None,
+            ignore: None,
         }
     }
 }
@@ -110,7 +118,7 @@ pub enum NamedContext {
 
 /// All that lowering reads and never changes.
 #[derive(Debug, Clone, Copy)]
-struct Input<'a> {
+pub(crate) struct Input<'a> {
     source: &'a SourceFile,
     escape: char,
     options: &'a LowerOptions,
@@ -119,28 +127,119 @@ struct Input<'a> {
     globals: &'a Globals,
 }
 
+/// Which stages are lowered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Selection {
+    /// The target and what it needs.
+    Target,
+    /// All there are, unless a target is asked for.
+    All,
+}
+
+/// One attempt at lowering a file.
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    /// What came of it; nothing if some diagnostic is an error.
+    pub(crate) made: Option<Made>,
+    /// Problems in order of their place: what the file says about checks is not applied yet.
+    pub(crate) diagnostics: Vec<Diagnostic>,
+}
+
+/// What an attempt can make.
+#[derive(Debug)]
+pub(crate) enum Made {
+    /// Images must be known first.
+    Need(Vec<ImageRequest>),
+    /// A plan, its diagnostics left out.
+    Done(Box<Done>),
+}
+
+/// A plan, and what descriptions of the target are made of.
+#[derive(Debug)]
+pub(crate) struct Done {
+    pub(crate) plan: Plan,
+    /// The index of the target.
+    pub(crate) target: usize,
+    pub(crate) globals: Globals,
+    /// What each stage starts from.
+    pub(crate) bases: BTreeMap<usize, reach::Base>,
+    /// `ARG`s of stages, as they were lowered.
+    pub(crate) declared: Vec<DeclaredArg>,
+}
+
 /// Lowers a parsed Dockerfile.
 ///
 /// # Errors
 /// All errors that were found, in order of their place; those of the parser first, alone. Warnings travel in
-/// [`Plan::diagnostics`].
+/// [`Plan::diagnostics`]; if the file says that they are errors, they follow the error that says so.
 pub fn lower(
     source: &SourceFile,
     parsed: &Parsed,
     options: &LowerOptions,
     images: &Images,
 ) -> Result<Lowered, Vec<Diagnostic>> {
-    let is_error = |diagnostic: &&Diagnostic| diagnostic.severity == Severity::Error;
-    let errors: Vec<Diagnostic> = parsed.diagnostics.iter().filter(is_error).cloned().collect();
-    if !errors.is_empty() {
-        return Err(errors);
+    let mut attempt = attempt((source, parsed), options, images, Selection::Target);
+    if let Some(Made::Need(images)) = attempt.made {
+        return Ok(Lowered::Need(images));
     }
+    lint::settings::apply((source, parsed), &options.build_args, &mut attempt.diagnostics);
+    match attempt.made {
+        Some(Made::Done(done)) if !attempt.diagnostics.iter().any(is_error) => Ok(Lowered::Done(Box::new(Plan {
+            diagnostics: attempt.diagnostics,
+            ..done.plan
+        }))),
+        _ => {
+            let (mut errors, warnings): (Vec<_>, Vec<_>) = attempt.diagnostics.into_iter().partition(is_error);
+            if errors.iter().any(|error| error.code == "lint") {
+                errors.extend(warnings);
+            }
+            Err(errors)
+        }
+    }
+}
+
+/// Lowers what `selection` says.
+pub(crate) fn attempt(
+    (source, parsed): (&SourceFile, &Parsed),
+    options: &LowerOptions,
+    images: &Images,
+    selection: Selection,
+) -> Attempt {
+    let mut diagnostics = parsed.diagnostics.clone();
+    let mut made = None;
+    if !parsed.has_errors() {
+        match make((source, parsed), options, images, selection, &mut diagnostics) {
+            Ok(found) => made = Some(found),
+            Err(errors) => diagnostics.extend(errors),
+        }
+    }
+    let place = |diagnostic: &Diagnostic| (diagnostic.span, diagnostic.code);
+    diagnostics.sort_by(|a, b| place(a).cmp(&place(b)));
+    diagnostics.dedup();
+    let made = made.filter(|_| !diagnostics.iter().any(is_error));
+    Attempt { made, diagnostics }
+}
+
+fn is_error(diagnostic: &Diagnostic) -> bool {
+    diagnostic.severity == Severity::Error
+}
+
+/// Errors end it here; problems that do not, errors of single instructions among them, go to `diagnostics`.
+fn make(
+    (source, parsed): (&SourceFile, &Parsed),
+    options: &LowerOptions,
+    images: &Images,
+    selection: Selection,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Result<Made, Vec<Diagnostic>> {
+    let one = |error| vec![error];
+    let file = (source, parsed.escape);
     let stages = Stages::split(&parsed.instructions);
-    let target = stages.target(options.target.as_deref()).map_err(|error| vec![error])?;
-    let mut warnings = parsed.diagnostics.clone();
-    let globals =
-        from::globals((source, parsed.escape), options, &stages, &mut warnings).map_err(|error| vec![error])?;
-    let source_date_epoch = source_date_epoch(options, &stages, &globals).map_err(|error| vec![error])?;
+    lint::file::check(parsed, &stages, diagnostics);
+    let globals = from::globals(file, options, &options.build_args, &stages).map_err(one)?;
+    lint::from::check(file, options, &stages, &globals, diagnostics);
+    let target = stages.target(options.target.as_deref()).map_err(one)?;
+    let source_date_epoch = source_date_epoch(options, &stages, &globals).map_err(one)?;
     let input = Input {
         source,
         escape: parsed.escape,
@@ -149,22 +248,25 @@ pub fn lower(
         stages: &stages,
         globals: &globals,
     };
-    let reach = reach::collect(input, target)?;
+    let all = selection == Selection::All && options.target.is_none();
+    let targets = if all { 0..stages.list.len() } else { target..target + 1 };
+    let reach = reach::collect(input, targets)?;
     let errors = graph::check_unreached(input, &reach.bases);
     if !errors.is_empty() {
         return Err(errors);
     }
     if !reach.missing.is_empty() {
-        return Ok(Lowered::Need(reach.missing));
+        return Ok(Made::Need(reach.missing));
     }
-    lint::check_shape(parsed, &stages, &mut warnings);
-    let mut lowering = Lowering::new(input, &reach, warnings);
+    let mut lowering = Lowering::new(input, &reach);
     for index in reach.bases.keys() {
         lowering.lower_stage(*index);
     }
-    let (definition, state, diagnostics) = lowering.finish(target)?;
+    let finished = lowering.finish(target);
+    diagnostics.extend(finished.diagnostics);
+    let state = finished.target;
     let mut plan = Plan {
-        definition,
+        definition: finished.definition,
         target: state.root,
         stages: reach.bases.keys().copied().collect(),
         image: ImageTemplate {
@@ -174,15 +276,19 @@ pub fn lower(
             base: state.base,
             history: state.history,
         },
-        diagnostics,
+        diagnostics: Vec::new(),
         ignored_build_args: ignored_build_args(parsed, options, &reach),
         source_date_epoch,
     };
     plan.image.config.labels.extend(options.labels.clone());
-    warn_of_ignored_build_args(parsed, &mut plan);
-    let argument = |name: &str| options.build_args.get(name).cloned();
-    plan.diagnostics = lint_settings::apply(parsed, argument, plan.diagnostics)?;
-    Ok(Lowered::Done(Box::new(plan)))
+    diagnostics.extend(warn_of_ignored_build_args(parsed, &plan));
+    Ok(Made::Done(Box::new(Done {
+        plan,
+        target,
+        declared: finished.declared,
+        bases: reach.bases.clone(),
+        globals,
+    })))
 }
 
 /// Decimal seconds from the options, a build argument, or the default of a global `ARG`, in this order.
@@ -219,9 +325,9 @@ fn ignored_build_args(parsed: &Parsed, options: &LowerOptions, reach: &reach::Re
 }
 
 /// Others ignore a misspelt `--build-arg` in silence; here one line says so.
-fn warn_of_ignored_build_args(parsed: &Parsed, plan: &mut Plan) {
+fn warn_of_ignored_build_args(parsed: &Parsed, plan: &Plan) -> Option<Diagnostic> {
     if plan.ignored_build_args.is_empty() {
-        return;
+        return None;
     }
     let declared = args::declared_names(&parsed.instructions);
     let names: Vec<String> = plan.ignored_build_args.iter().map(|name| format!("`{name}`")).collect();
@@ -236,5 +342,5 @@ fn warn_of_ignored_build_args(parsed: &Parsed, plan: &mut Plan) {
             warning = warning.help(format!("for `{name}`, did you mean `{near}`?"));
         }
     }
-    plan.diagnostics.push(warning);
+    Some(warning)
 }

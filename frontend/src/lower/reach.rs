@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use proto::platform::Platform;
 use proto::reference::Reference;
@@ -44,6 +45,16 @@ pub(crate) struct Trigger<'a> {
     pub(crate) foreign: Option<String>,
 }
 
+impl Trigger<'_> {
+    /// The instruction as a message quotes it.
+    pub(crate) fn text(&self) -> String {
+        match &self.foreign {
+            Some(text) => text.clone(),
+            None => format!("{} {}", self.instruction.keyword.value, self.instruction.text),
+        }
+    }
+}
+
 /// The answer of [`collect`].
 #[derive(Debug, Default)]
 pub(crate) struct Reach<'a> {
@@ -53,21 +64,19 @@ pub(crate) struct Reach<'a> {
     pub(crate) triggers: BTreeMap<usize, Vec<Trigger<'a>>>,
     /// Images whose facts are not there yet.
     pub(crate) missing: Vec<ImageRequest>,
-    /// Warnings found on `FROM` lines.
-    pub(crate) warnings: Vec<Diagnostic>,
     /// Whether steps of stages without a name need a number to tell them apart.
     pub(crate) several: bool,
     errors: Vec<Diagnostic>,
 }
 
-/// Walks back from `target`. A base image that is not known yet may bring triggers that need more; then the next call
+/// Walks back from `targets`. A base image that is not known yet may bring triggers that need more; then the next call
 /// asks for those.
-pub(crate) fn collect<'a>(input: Input<'a>, target: usize) -> Result<Reach<'a>, Vec<Diagnostic>> {
+pub(crate) fn collect<'a>(input: Input<'a>, targets: Range<usize>) -> Result<Reach<'a>, Vec<Diagnostic>> {
     let mut reach = Reach {
         several: input.stages.list.len() > 1 || has_implicit_stage(input),
         ..Reach::default()
     };
-    let mut open = vec![target];
+    let mut open: Vec<usize> = targets.collect();
     while let Some(index) = open.pop() {
         if reach.bases.contains_key(&index) {
             continue;
@@ -100,7 +109,7 @@ fn has_implicit_stage(input: Input<'_>) -> bool {
 impl<'a> Reach<'a> {
     /// Resolves what one stage starts from and copies from; answers with the stages among them.
     fn visit(&mut self, input: Input<'a>, index: usize) -> Result<Vec<usize>, Diagnostic> {
-        let base = super::from::base(input, index, &mut self.warnings)?;
+        let base = super::from::base(input, index)?;
         let triggers = self.triggers(input, index, &base)?;
         let mut next = Vec::new();
         self.note(input.images, &base.origin, &mut next);
@@ -217,13 +226,13 @@ fn parse_trigger<'a>(input: Input<'a>, index: usize, text: &str) -> Result<Trigg
     }
 }
 
-/// Moves a problem in a trigger of an image to the `FROM` that brought it.
+/// Moves a problem in a trigger that is not the stage's own to the `FROM` that brought it.
 pub(crate) fn relocate(error: Diagnostic, input: Input<'_>, index: usize, foreign: Option<&str>) -> Diagnostic {
     match foreign {
         None => error,
         Some(text) => {
             let span = input.stages.list[index].from.base.span;
-            Diagnostic { span, ..error }.note(format!("in the base image's trigger `{text}`"))
+            Diagnostic { span, ..error }.note(format!("in the base's trigger `{text}`"))
         }
     }
 }

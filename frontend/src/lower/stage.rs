@@ -9,6 +9,7 @@ use proto::oci::{Config, ImageConfig};
 use proto::platform::Platform;
 
 use super::Input;
+use super::checks::{DeclaredArg, Latest};
 use super::expand::{Words, display};
 use super::reach::{Base, Origin, Reach, relocate};
 use crate::args::{DEFAULT_PATH, Scope};
@@ -19,8 +20,16 @@ use crate::plan::{HISTORY_COMMENT, HistoryEntry, ImageRequest};
 /// The main build context.
 pub(crate) const MAIN_CONTEXT: &str = "context";
 
-/// Definition, target stage, and warnings.
-pub(crate) type Finished = (Definition, StageState, Vec<Diagnostic>);
+/// All that lowering found out.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) definition: Definition,
+    /// The target stage at its end.
+    pub(crate) target: StageState,
+    pub(crate) declared: Vec<DeclaredArg>,
+    /// Warnings and errors.
+    pub(crate) diagnostics: Vec<Diagnostic>,
+}
 
 /// The work on all stages.
 #[derive(Debug)]
@@ -29,6 +38,8 @@ pub(crate) struct Lowering<'a> {
     reach: &'a Reach<'a>,
     definition: Definition,
     states: BTreeMap<usize, StageState>,
+    /// What the stages declare, for descriptions.
+    pub(crate) declared: Vec<DeclaredArg>,
     diagnostics: Vec<Diagnostic>,
 }
 
@@ -47,8 +58,10 @@ pub(crate) struct StageState {
     pub(crate) scope: Scope,
     /// Whether a `CMD` of this stage set the command.
     pub(crate) cmd_here: bool,
-    /// Whether an absolute `WORKDIR` of this file came before.
-    pub(crate) absolute_workdir: bool,
+    /// Whether a `WORKDIR` of this file came before.
+    pub(crate) workdir_set: bool,
+    /// The instructions of this stage of which only the last counts, so far.
+    pub(crate) latest: Latest,
     /// How steps are told from those of other stages: a name, `stage-1`, or nothing.
     label: String,
     /// Number of the last step, and how many there are.
@@ -56,14 +69,14 @@ pub(crate) struct StageState {
 }
 
 impl<'a> Lowering<'a> {
-    pub(crate) fn new(input: Input<'a>, reach: &'a Reach<'a>, mut warnings: Vec<Diagnostic>) -> Self {
-        warnings.extend(reach.warnings.iter().cloned());
+    pub(crate) fn new(input: Input<'a>, reach: &'a Reach<'a>) -> Self {
         Self {
             input,
             reach,
             definition: Definition::default(),
             states: BTreeMap::new(),
-            diagnostics: warnings,
+            declared: Vec::new(),
+            diagnostics: Vec::new(),
         }
     }
 
@@ -92,8 +105,13 @@ impl<'a> Lowering<'a> {
             }
             let at = self.diagnostics.len();
             self.lower_instruction(&mut state, &instruction, "ONBUILD ");
+            state.latest.move_to(self.input.stages.list[index].from.base.span);
             let found = self.diagnostics.split_off(at);
-            let moved = found.into_iter().map(|found| relocate(found, self.input, index, place));
+            let moved = found.into_iter().map(|found| match (place, found.severity) {
+                // The stage that has the trigger is not wrong: it says nothing about where it will run.
+                (None, Severity::Warning) => relocate(found, self.input, index, Some(&trigger.text())),
+                _ => relocate(found, self.input, index, place),
+            });
             self.diagnostics.extend(moved);
         }
         for instruction in body {
@@ -102,21 +120,15 @@ impl<'a> Lowering<'a> {
         self.states.insert(index, state);
     }
 
-    /// Hands over the result, or the errors if there are any.
-    pub(crate) fn finish(mut self, target: usize) -> Result<Finished, Vec<Diagnostic>> {
-        let place = |diagnostic: &Diagnostic| (diagnostic.span, diagnostic.code);
-        self.diagnostics.sort_by(|a, b| place(a).cmp(&place(b)));
-        self.diagnostics.dedup();
-        let is_error = |diagnostic: &Diagnostic| diagnostic.severity == Severity::Error;
-        if self.diagnostics.iter().any(is_error) {
-            self.diagnostics.retain(is_error);
-            return Err(self.diagnostics);
+    /// Hands over the result; it is worth nothing if some diagnostic is an error.
+    pub(crate) fn finish(mut self, target: usize) -> Finished {
+        let target = self.states.remove(&target);
+        Finished {
+            definition: self.definition,
+            target: target.expect("the target is among the stages that reach.rs visits"),
+            declared: self.declared,
+            diagnostics: self.diagnostics,
         }
-        let state = self
-            .states
-            .remove(&target)
-            .expect("the target is the first stage that reach.rs visits");
-        Ok((self.definition, state, self.diagnostics))
     }
 
     fn start(&mut self, index: usize, base: &Base, total: usize) -> StageState {
@@ -130,7 +142,8 @@ impl<'a> Lowering<'a> {
             history: Vec::new(),
             scope: Scope::default(),
             cmd_here: false,
-            absolute_workdir: false,
+            workdir_set: false,
+            latest: Latest::default(),
             label: String::new(),
             step: (0, total),
         };
@@ -141,6 +154,7 @@ impl<'a> Lowering<'a> {
                 state = StageState {
                     index,
                     cmd_here: false,
+                    latest: Latest::default(),
                     step: (0, total),
                     ..parent
                 };
@@ -154,7 +168,7 @@ impl<'a> Lowering<'a> {
                     state.config = facts.config.config.clone();
                     state.author.clone_from(&facts.config.author);
                     state.base = Some(facts.config.clone());
-                    self.check_platform(request, &facts.config);
+                    self.check_platform(index, request, &facts.config);
                 }
             }
             Origin::Local(_) => state.config.working_dir = "/".to_owned(),
@@ -190,19 +204,8 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    fn check_platform(&mut self, request: &ImageRequest, config: &ImageConfig) {
-        let found = Platform::new(&config.os, &config.architecture, &config.variant);
-        let unknown = config.os.is_empty() || config.architecture.is_empty();
-        if !unknown && found != request.platform {
-            let message = format!(
-                "Base image {} was pulled with platform \"{found}\", expected \"{}\" for current build",
-                request.reference, request.platform
-            );
-            self.report(Diagnostic::warning("InvalidBaseImagePlatform", request.span, message));
-        }
-    }
-
     fn lower_instruction(&mut self, state: &mut StageState, instruction: &Instruction, prefix: &str) {
+        self.check_instruction(state, instruction);
         let lowered = match &instruction.kind {
             Kind::Run(run) => self.run(state, instruction, run, prefix),
             Kind::Copy(copy) | Kind::Add(copy) => self.copy(state, instruction, copy, prefix),

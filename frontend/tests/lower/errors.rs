@@ -320,15 +320,18 @@ fn variables_without_a_value_are_pointed_at() {
     warnings(
         "FROM b⏎ENV NAME=1⏎LABEL a=x${NMAE}y b=$other",
         &expect![[r#"
-        3 `${NMAE}` warning[UndefinedVar]: Usage of undefined variable '$NMAE' (did you mean $NAME?)
-        3 `$other` warning[UndefinedVar]: Usage of undefined variable '$other'
-    "#]],
+            3 `${NMAE}` warning[UndefinedVar]: Usage of undefined variable '$NMAE' (did you mean $NAME?)
+              help: declare it above with `ARG NMAE`, or set it with `ENV NMAE=…`
+            3 `$other` warning[UndefinedVar]: Usage of undefined variable '$other'
+              help: declare it above with `ARG other`, or set it with `ENV other=…`
+        "#]],
     );
     warnings(
         "ARG VERSION=1⏎FROM b:${VERSIN:-2}",
         &expect![[r#"
-        2 `${VERSIN` warning[UndefinedArgInFrom]: FROM argument 'VERSIN' is not declared (did you mean VERSION?)
-    "#]],
+            2 `${VERSIN` warning[UndefinedArgInFrom]: FROM argument 'VERSIN' is not declared (did you mean VERSION?)
+              help: declare it before the first `FROM`: `ARG VERSIN`
+        "#]],
     );
     warnings("ARG V⏎FROM b:${V:-2}", &expect![[r#""#]]);
     warnings("FROM b⏎RUN echo $NOT_OURS", &expect![[r#""#]]);
@@ -355,17 +358,24 @@ fn stage_names_are_checked() {
     warnings(
         "FROM b AS Build⏎FROM b as build⏎FROM b AS scratch",
         &expect![[r#"
-        1 `Build` warning[StageNameCasing]: Stage name 'Build' should be lowercase
-        2 `as` warning[FromAsCasing]: 'as' and 'FROM' keywords' casing do not match
-        2 `build` warning[DuplicateStageName]: Duplicate stage name "build", stage names should be unique
-        3 `scratch` warning[ReservedStageName]: Stage name should not use the same name as reserved stage "scratch"
-    "#]],
+            1 `Build` warning[StageNameCasing]: Stage name 'Build' should be lowercase
+              help: write `build`
+            2 `as` warning[FromAsCasing]: 'as' and 'FROM' keywords' casing do not match
+              help: write `AS`
+            2 `build` warning[DuplicateStageName]: Duplicate stage name "build", stage names should be unique
+              note: the other one is on line 1; the name means the last one above
+              help: give one of them another name
+            3 `scratch` warning[ReservedStageName]: Stage name should not use the same name as reserved stage "scratch"
+              help: give the stage another name
+        "#]],
     );
     warnings(
         "FROM --platform=$TARGETPLATFORM b⏎FROM --platform=linux/arm64 b AS c",
         &expect![[r#"
             1 `$TARGETPLATFORM` warning[RedundantTargetPlatform]: Setting platform to predefined $TARGETPLATFORM in FROM is redundant as this is the default behavior
+              help: remove `--platform=$TARGETPLATFORM`
             2 `linux/arm64` warning[FromPlatformFlagConstDisallowed]: FROM --platform flag should not use constant value "linux/arm64"
+              help: remove it and build with `--platform linux/arm64`, or name the stage after the platform
         "#]],
     );
 }
@@ -376,18 +386,26 @@ fn commands_are_checked() {
         "FROM b⏎CMD a⏎CMD b⏎HEALTHCHECK NONE⏎HEALTHCHECK CMD x",
         &expect![[r#"
             2 `CMD` warning[MultipleInstructionsDisallowed]: Multiple CMD instructions should not be used in the same stage because only the last one will be used
+              note: line 3 replaces it
+              help: remove this one
             2 `a` warning[JSONArgsRecommended]: JSON arguments recommended for CMD to prevent unintended behavior related to OS signals
+              help: write `CMD ["a"]`
             3 `b` warning[JSONArgsRecommended]: JSON arguments recommended for CMD to prevent unintended behavior related to OS signals
+              help: write `CMD ["b"]`
             4 `HEALTHCHECK` warning[MultipleInstructionsDisallowed]: Multiple HEALTHCHECK instructions should not be used in the same stage because only the last one will be used
+              note: line 5 replaces it
+              help: remove this one
         "#]],
     );
     warnings("FROM b⏎SHELL [\"/bin/sh\"]⏎ENTRYPOINT x", &expect![[r#""#]]);
     warnings(
         "FROM b⏎run x⏎Run y",
         &expect![[r#"
-        2 `run` warning[ConsistentInstructionCasing]: Command 'run' should match the case of the command majority (uppercase)
-        3 `Run` warning[ConsistentInstructionCasing]: Command 'Run' should match the case of the command majority (uppercase)
-    "#]],
+            2 `run` warning[ConsistentInstructionCasing]: Command 'run' should match the case of the command majority (uppercase)
+              help: write `RUN`
+            3 `Run` warning[ConsistentInstructionCasing]: Command 'Run' should match the case of the command majority (uppercase)
+              help: write `RUN`
+        "#]],
     );
 }
 
@@ -396,16 +414,20 @@ fn settings_are_checked() {
     warnings(
         "FROM b⏎ENV a b⏎LABEL c d⏎MAINTAINER me",
         &expect![[r#"
-        2 `ENV a b` warning[LegacyKeyValueFormat]: "ENV key=value" should be used instead of legacy "ENV key value" format
-        3 `LABEL c d` warning[LegacyKeyValueFormat]: "LABEL key=value" should be used instead of legacy "LABEL key value" format
-        4 `MAINTAINER` warning[MaintainerDeprecated]: Maintainer instruction is deprecated in favor of using label
-    "#]],
+            2 `ENV a b` warning[LegacyKeyValueFormat]: "ENV key=value" should be used instead of legacy "ENV key value" format
+              help: write `ENV a=b`
+            3 `LABEL c d` warning[LegacyKeyValueFormat]: "LABEL key=value" should be used instead of legacy "LABEL key value" format
+              help: write `LABEL c=d`
+            4 `MAINTAINER` warning[MaintainerDeprecated]: Maintainer instruction is deprecated in favor of using label
+              help: write `LABEL org.opencontainers.image.authors=me`
+        "#]],
     );
     warnings(
         "FROM b⏎WORKDIR a⏎WORKDIR /b⏎WORKDIR c",
         &expect![[r#"
-        2 `a` warning[WorkdirRelativePath]: Relative workdir "a" can have unexpected results if the base image changes
-    "#]],
+            2 `a` warning[WorkdirRelativePath]: Relative workdir "a" can have unexpected results if the base image changes
+              help: write `WORKDIR /a`
+        "#]],
     );
     warnings(
         "FROM b⏎ARG API_TOKEN⏎ENV PASSWORD_FILE=x KEY=y",
@@ -419,9 +441,11 @@ fn settings_are_checked() {
     warnings(
         "FROM b⏎EXPOSE 80/TCP 1.2.3.4:5:6",
         &expect![[r#"
-        2 `80/TCP` warning[ExposeProtoCasing]: Defined protocol '80/TCP' in EXPOSE instruction should be lowercase
-        2 `1.2.3.4:5:6` warning[ExposeInvalidFormat]: EXPOSE instruction should not define an IP address or host-port mapping, found '1.2.3.4:5:6'
-    "#]],
+            2 `80/TCP` warning[ExposeProtoCasing]: Defined protocol '80/TCP' in EXPOSE instruction should be lowercase
+              help: write `80/tcp`
+            2 `1.2.3.4:5:6` warning[ExposeInvalidFormat]: EXPOSE instruction should not define an IP address or host-port mapping, found '1.2.3.4:5:6'
+              help: write `6`; ports of the host are chosen when a container is run
+        "#]],
     );
     warnings(
         "FROM b⏎COPY x y /z⏎COPY x y /z/",
@@ -438,7 +462,8 @@ fn a_base_for_another_platform_is_pointed_at() {
         config.architecture = "arm64".into()
     });
     expect![[r#"
-        1 `b` warning[InvalidBaseImagePlatform]: Base image docker.io/library/b:latest was pulled with platform "linux/arm64", expected "linux/amd64" for current build
+        1 `b` warning[InvalidBaseImagePlatform]: Base image b was pulled with platform "linux/arm64", expected "linux/amd64" for current build
+          help: name an image for linux/amd64, or build for it with `--platform linux/arm64`
     "#]].assert_eq(&setup.warnings("FROM b\n"));
 }
 
@@ -453,7 +478,7 @@ fn files_choose_which_checks_they_hear() {
         codes(&setup(), text),
         ["StageNameCasing", "JSONArgsRecommended", "MaintainerDeprecated"]
     );
-    let skip = format!("# check=skip=StageNameCasing,jsonargsrecommended⏎{text}");
+    let skip = format!("# check=skip=StageNameCasing,JSONArgsRecommended;error=false a remark⏎{text}");
     assert_eq!(codes(&setup(), &skip), ["MaintainerDeprecated"]);
     assert_eq!(codes(&setup(), &format!("# check=skip=all;error=true⏎{text}")), [""; 0]);
     let here = text.replace("CMD", "# check=skip=JSONArgsRecommended⏎CMD");
@@ -468,8 +493,9 @@ fn files_choose_that_warnings_are_errors() {
         &setup(),
         "# check=error=true⏎FROM b⏎MAINTAINER me",
         &expect![[r#"
-        3 `MAINTAINER` warning[MaintainerDeprecated]: Maintainer instruction is deprecated in favor of using label
-        1 `error=true` error[lint]: lint violation found for rules: MaintainerDeprecated
-    "#]],
+            1 `error=true` error[lint]: lint violation found for rules: MaintainerDeprecated
+            3 `MAINTAINER` warning[MaintainerDeprecated]: Maintainer instruction is deprecated in favor of using label
+              help: write `LABEL org.opencontainers.image.authors=me`
+        "#]],
     );
 }

@@ -93,7 +93,9 @@ fn every_instruction_gives_the_config_and_history_that_other_builders_give() {
     );
     expect![[r#"
         8 `ENV OLD some   value  here` warning[LegacyKeyValueFormat]: "ENV key=value" should be used instead of legacy "ENV key value" format
+          help: write `ENV OLD="some   value  here"`
         36 `MAINTAINER` warning[MaintainerDeprecated]: Maintainer instruction is deprecated in favor of using label
+          help: write `LABEL org.opencontainers.image.authors="Me <me@x>"`
     "#]].assert_eq(&setup.warnings(EVERY_INSTRUCTION));
 }
 
@@ -393,16 +395,16 @@ fn a_bad_trigger_is_reported_at_the_from_that_brought_it() {
     check(
         "COPY --from=9 a b",
         expect![[r#"
-        1 `x` error[unknown-stage]: invalid stage index 9
-          note: this file has the stages 0 to 0
-          note: in the base image's trigger `COPY --from=9 a b`
-    "#]],
+            1 `x` error[unknown-stage]: invalid stage index 9
+              note: this file has the stages 0 to 0
+              note: in the base's trigger `COPY --from=9 a b`
+        "#]],
     );
     check(
         "RUN --mount=type=foo true",
         expect![[r#"
             1 `x` error[invalid-mount]: unsupported mount type "foo"
-              note: in the base image's trigger `RUN --mount=type=foo true`
+              note: in the base's trigger `RUN --mount=type=foo true`
         "#]],
     );
 }

@@ -1,0 +1,3 @@
+from base as build
+run true
+RUN true

@@ -1,0 +1,11 @@
+FROM base
+RUN a \
+
+  && b \
+
+  && c
+RUN <<E cat \
+
+-
+body
+E

@@ -1,0 +1,4 @@
+FROM base
+# nothing of the kind
+# check=experimental=all
+ARG A

@@ -1,0 +1,3 @@
+# about something else
+ARG A
+FROM base

@@ -1,0 +1,5 @@
+ARG NAME
+ARG TAG=
+FROM $NAME
+FROM base:${TAG}
+FROM base:${TAG:-latest}

@@ -1,0 +1,4 @@
+FROM base AS X
+CMD a
+COPY --chmod=nonsense a /
+STOPSIGNAL NOPE

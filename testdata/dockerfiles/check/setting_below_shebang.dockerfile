@@ -1,0 +1,3 @@
+#!/usr/bin/env rbuild
+# check=skip=all
+FROM base AS X

@@ -1,0 +1,2 @@
+# check=skip=all;fatal=true
+FROM base

@@ -1,0 +1,4 @@
+# check=skip=all;experimental=all
+FROM base AS X
+# words
+ARG A

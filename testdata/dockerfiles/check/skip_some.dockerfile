@@ -1,0 +1,4 @@
+# check=skip=StageNameCasing,MaintainerDeprecated
+FROM base AS X
+MAINTAINER me
+CMD a

@@ -1,0 +1,6 @@
+FROM base AS parent
+ONBUILD WORKDIR app
+ONBUILD ENV TOKEN x
+ONBUILD CMD a
+FROM parent
+CMD ["b"]

@@ -1,0 +1,8 @@
+FROM base AS a
+WORKDIR app
+WORKDIR again
+FROM a
+WORKDIR more
+FROM base
+WORKDIR /x
+WORKDIR y
