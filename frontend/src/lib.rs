@@ -32,6 +32,7 @@ mod lint_settings;
 pub mod lower;
 pub mod plan;
 pub mod patterns;
+mod ignore_pattern;
 
 pub use lower::{LowerOptions, NamedContext, lower};
 pub use plan::{ImageFacts, ImageRequest, ImageTemplate, Lowered, Plan};

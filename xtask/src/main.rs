@@ -33,7 +33,7 @@ enum Chore {
         /// Rounds of each engine.
         #[arg(long, default_value_t = 5)]
         rounds: usize,
-        /// Only these workloads.
+        /// Only these workloads; `frontend` is the time of parser and ignore patterns alone.
         names: Vec<String>,
     },
 }
