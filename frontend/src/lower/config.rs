@@ -59,12 +59,12 @@ impl Lowering<'_> {
         prefix: &str,
     ) -> Result<(), Diagnostic> {
         let text = self.words(&state.scope, |words| words.expand(word))?;
-        if text.starts_with('/') {
-            state.absolute_workdir = true;
-        } else if !state.absolute_workdir {
+        // Later relative ones are mended with the first.
+        if !text.starts_with('/') && !state.workdir_set {
             let message = format!("Relative workdir \"{text}\" can have unexpected results if the base image changes");
             self.report(Diagnostic::warning("WorkdirRelativePath", word.span, message));
         }
+        state.workdir_set = true;
         let path = path::join(state.cwd(), &text);
         state.config.working_dir.clone_from(&path);
         let created_by = format!("WORKDIR {path}");
@@ -93,11 +93,18 @@ impl Lowering<'_> {
         let input = self.input;
         let mut declared = Vec::new();
         for arg in args {
-            let name = &arg.name.value;
-            let value = match (input.options.build_args.get(name), &arg.default) {
+            let name = self.words(&state.scope, |words| words.expand(&arg.name))?;
+            if name.is_empty() {
+                return Err(Diagnostic::error(
+                    "blank-name",
+                    arg.name.span,
+                    "ARG names can not be blank",
+                ));
+            }
+            let value = match (input.options.build_args.get(&name), &arg.default) {
                 (Some(given), _) => Some(given.clone()),
                 (None, Some(default)) => Some(self.words(&state.scope, |words| words.expand(default))?),
-                (None, None) => input.globals.values.get(name).cloned(),
+                (None, None) => input.globals.values.get(&name).cloned(),
             };
             declared.push((name, value));
         }
@@ -107,7 +114,7 @@ impl Lowering<'_> {
                 Some(value) => format!("{shown} {name}={value}"),
                 None => format!("{shown} {name}"),
             };
-            state.scope.declare(name, value.as_deref());
+            state.scope.declare(&name, value.as_deref());
         }
         state.record(shown, None);
         Ok(())

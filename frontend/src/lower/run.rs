@@ -27,6 +27,12 @@ impl Lowering<'_> {
         prefix: &str,
     ) -> Result<(), Diagnostic> {
         refuse_privileges(run)?;
+        if matches!(&run.command, Command::Exec(words) if words.is_empty()) {
+            return Err(
+                Diagnostic::error("missing-argument", instruction.keyword.span, "arguments are required")
+                    .help("write `RUN [\"program\", \"argument\"]`"),
+            );
+        }
         let network = self.network(run.network.as_ref())?;
         let mounts = self.mounts(state, instruction, run)?;
         let started = start(state, run);

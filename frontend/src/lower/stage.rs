@@ -47,8 +47,8 @@ pub(crate) struct StageState {
     pub(crate) scope: Scope,
     /// Whether a `CMD` of this stage set the command.
     pub(crate) cmd_here: bool,
-    /// Whether an absolute `WORKDIR` of this file came before.
-    pub(crate) absolute_workdir: bool,
+    /// Whether a `WORKDIR` of this file came before.
+    pub(crate) workdir_set: bool,
     /// How steps are told from those of other stages: a name, `stage-1`, or nothing.
     label: String,
     /// Number of the last step, and how many there are.
@@ -130,7 +130,7 @@ impl<'a> Lowering<'a> {
             history: Vec::new(),
             scope: Scope::default(),
             cmd_here: false,
-            absolute_workdir: false,
+            workdir_set: false,
             label: String::new(),
             step: (0, total),
         };
