@@ -1,0 +1,5 @@
+# Names of nothing.
+FROM b
+ENV A=1 =2
+LABEL =a b=c
+ARG A =1
