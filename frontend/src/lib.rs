@@ -33,6 +33,7 @@ pub mod lower;
 pub mod plan;
 pub mod patterns;
 mod ignore_pattern;
+pub mod corner_cases;
 
 pub use lower::{LowerOptions, NamedContext, lower};
 pub use plan::{ImageFacts, ImageRequest, ImageTemplate, Lowered, Plan};

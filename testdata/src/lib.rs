@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "all of this is part of tests")]
 
 pub mod dockerfiles;
+pub mod fuzz;
 pub mod image;
 pub mod machine;
 pub mod registry;
