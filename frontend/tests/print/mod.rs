@@ -79,7 +79,11 @@ fn parts(instruction: &Instruction, escape: char) -> (String, String) {
             (flag("platform", from.platform.as_ref(), escape), words.join(" "))
         }
         Kind::Arg(args) => {
-            let plain = args.iter().all(|arg| !arg.name.value.contains([' ', '\t', '\'', '"']));
+            let plain = args.iter().all(|arg| {
+                !arg.name
+                    .value
+                    .contains(|c: char| c.is_whitespace() || "'\"".contains(c))
+            });
             let print = |default: &Option<Word>| {
                 default
                     .as_ref()
