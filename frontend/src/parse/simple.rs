@@ -53,7 +53,7 @@ pub(super) fn arg(statement: &Statement<'_>) -> Result<Kind, Diagnostic> {
             Some((name, default)) => (name, Some(default.word())),
             None => (*word, None),
         };
-        if name.is_empty() {
+        if without_quotes(name.as_str()).is_empty() {
             return Err(blank_name("ARG", *word));
         }
         Ok(Arg {
