@@ -7,7 +7,7 @@ use frontend::diagnostic::{Diagnostic, Severity};
 use frontend::lower::LowerOptions;
 use frontend::patterns::{IgnoreFile, Patterns};
 use frontend::plan::{ImageFacts, ImageRequest, ImageTemplate, Lowered, Plan};
-use frontend::source::SourceFile;
+use frontend::source::{SourceFile, Span};
 use futures_util::FutureExt;
 use futures_util::future::try_join_all;
 use proto::definition::{Definition, VertexId};
@@ -164,6 +164,9 @@ async fn resolve(
             end,
             line: source.line(start),
         });
+        if let Some(near) = &wanted.near_stage {
+            error.helps.push(format!("did you mean the stage `{near}`?"));
+        }
         error
     })
 }
@@ -212,16 +215,25 @@ fn first_error(source: &SourceFile, errors: Vec<Diagnostic>, job: &Job) -> Build
     for error in errors {
         job.events.publish(Kind::Diagnostic(to_wire(source, &error)));
     }
-    let place = Place {
+    let place = (first.span != Span::default()).then(|| Place {
         start: first.span.start,
         end: first.span.end,
         line: source.line(first.span.start),
-    };
+    });
     let mut error = BuildError::new(Blame::User, first.message);
     error.notes = first.notes;
     error.helps = first.helps;
-    error.place = Some(place);
+    error.place = place;
     error
+}
+
+/// From 1; 0 for what has no place, such as a target that no stage has.
+fn line(source: &SourceFile, span: Span) -> u32 {
+    if span == Span::default() {
+        0
+    } else {
+        source.line(span.start)
+    }
 }
 
 fn to_wire(source: &SourceFile, diagnostic: &Diagnostic) -> v1::Diagnostic {
@@ -238,6 +250,6 @@ fn to_wire(source: &SourceFile, diagnostic: &Diagnostic) -> v1::Diagnostic {
         helps: diagnostic.helps.clone(),
         start: diagnostic.span.start,
         end: diagnostic.span.end,
-        line: source.line(diagnostic.span.start),
+        line: line(source, diagnostic.span),
     }
 }

@@ -122,8 +122,6 @@ fn an_unknown_target_is_answered_with_the_stages() {
         1,
         &expect![[r#"
         error: target stage "relaese" could not be found
-          --> Dockerfile:1:1
-           1 | FROM base AS compile
         help: did you mean the stage `release`?
     "#]],
     );

@@ -33,9 +33,11 @@ pub mod lint;
 pub mod lower;
 pub mod plan;
 pub mod patterns;
+mod ignore_pattern;
 pub mod stub;
 pub mod check;
 pub mod outline;
+pub mod corner_cases;
 
 pub use check::{Checked, Finding, check};
 pub use lower::{LowerOptions, NamedContext, lower};

@@ -2,13 +2,13 @@
 //!
 //! The language is not that of `.gitignore`: patterns are anchored at both ends, the last one that matches decides, and what
 //! matches a directory matches everything below it. Three forms are no regular expressions but plain comparisons, and differ
-//! from what the general translation would say; they are variants of [`Matcher`].
+//! from what the general rules would say; they are variants of [`Matcher`].
 //!
 //! Paths are bytes. Where they are not UTF-8, invalid parts count as replacement characters.
 
 use std::borrow::Cow;
 
-use regex::Regex;
+use crate::ignore_pattern::{Compiled, Pairs};
 
 /// Patterns in the order in which they decide.
 #[derive(Debug, Clone, Default)]
@@ -58,6 +58,8 @@ struct Pattern {
     negated: bool,
     cleaned: String,
     matcher: Matcher,
+    /// What a text must have to match.
+    pairs: Pairs,
 }
 
 #[derive(Debug, Clone)]
@@ -66,7 +68,7 @@ enum Matcher {
     Equal(String),
     Prefix(String),
     Suffix(String),
-    General(Regex),
+    General(Compiled),
 }
 
 impl IgnoreFile {
@@ -191,11 +193,16 @@ impl Patterns {
     #[must_use]
     pub fn descend(&self, parent: &DirectoryState, path: &[u8]) -> DirectoryState {
         let text = String::from_utf8_lossy(path);
-        let mut state = DirectoryState::default();
+        let pairs = Pairs::of(&text);
+        let mut state = DirectoryState {
+            matched: Vec::with_capacity(self.patterns.len()),
+            deciding: None,
+        };
         let mut excluded = false;
         for (index, pattern) in self.patterns.iter().enumerate() {
             let inherited = parent.matched.get(index).copied().unwrap_or(false);
-            let matched = inherited || (pattern.negated == excluded && pattern.matcher.matches(&text));
+            let here = || pairs.have(pattern.pairs) && pattern.matcher.matches(&text);
+            let matched = inherited || (pattern.negated == excluded && here());
             state.matched.push(matched);
             if matched {
                 state.deciding = Some(index);
@@ -257,6 +264,7 @@ impl Pattern {
             line,
             negated,
             cleaned,
+            pairs: matcher.pairs(),
             matcher,
         })
     }
@@ -281,13 +289,23 @@ impl Pattern {
 }
 
 impl Matcher {
+    fn pairs(&self) -> Pairs {
+        match self {
+            Self::Never => Pairs::default(),
+            Self::Equal(text) | Self::Prefix(text) => Pairs::of(text),
+            // At the top of the tree the first slash may be missing.
+            Self::Suffix(text) => Pairs::of(text.strip_prefix('/').unwrap_or(text)),
+            Self::General(compiled) => compiled.pairs(),
+        }
+    }
+
     fn matches(&self, path: &str) -> bool {
         match self {
             Self::Never => false,
             Self::Equal(text) => path == text,
             Self::Prefix(text) => path.starts_with(text.as_str()),
             Self::Suffix(text) => path.ends_with(text.as_str()) || text.strip_prefix('/') == Some(path),
-            Self::General(regex) => regex.is_match(path),
+            Self::General(compiled) => compiled.matches(path),
         }
     }
 }
@@ -331,53 +349,20 @@ fn translate(pattern: &str) -> Result<Matcher, PatternProblem> {
     {
         return Ok(Matcher::Prefix(rest.to_owned()));
     }
-    let source = expression(pattern)?;
-    Regex::new(&source)
-        .map(Matcher::General)
-        .map_err(|_| PatternProblem::Syntax)
-}
-
-fn expression(pattern: &str) -> Result<String, PatternProblem> {
-    let mut source = String::from("^(?s:");
-    let mut rest = pattern;
-    while let Some(first) = rest.chars().next() {
-        let mut used = first.len_utf8();
-        match first {
-            '*' if rest.starts_with("**") => {
-                let after = &rest[2..];
-                used = rest.len() - after.strip_prefix('/').unwrap_or(after).len();
-                source.push_str(if used == rest.len() { ".*" } else { "(?:.*/)?" });
-            }
-            '*' => source.push_str("[^/]*"),
-            '?' => source.push_str("[^/]"),
-            '\\' => {
-                let literal = rest[1..].chars().next().ok_or(PatternProblem::Syntax)?;
-                source.push_str(&regex::escape(literal.encode_utf8(&mut [0; 4])));
-                used += literal.len_utf8();
-            }
-            '[' => {
-                let class = Class::parse(&rest[1..])?;
-                class.write(&mut source);
-                used += class.length;
-            }
-            other => source.push_str(&regex::escape(other.encode_utf8(&mut [0; 4]))),
-        }
-        rest = &rest[used..];
-    }
-    source.push_str(")$");
-    Ok(source)
+    Compiled::parse(pattern).map(Matcher::General)
 }
 
 /// What stands between `[` and `]`.
-struct Class {
+#[derive(Debug, Clone)]
+pub(crate) struct Class {
     negated: bool,
     ranges: Vec<(char, char)>,
     /// Bytes up to and with the `]`.
-    length: usize,
+    pub(crate) length: usize,
 }
 
 impl Class {
-    fn parse(text: &str) -> Result<Self, PatternProblem> {
+    pub(crate) fn parse(text: &str) -> Result<Self, PatternProblem> {
         let negated = text.starts_with('^');
         let mut characters = text.char_indices().skip(usize::from(negated)).peekable();
         let mut ranges = Vec::new();
@@ -403,21 +388,12 @@ impl Class {
         }
     }
 
-    fn holds(&self, character: char) -> bool {
+    pub(crate) fn holds(&self, character: char) -> bool {
         let inside = self
             .ranges
             .iter()
             .any(|(low, high)| (*low..=*high).contains(&character));
         inside != self.negated
-    }
-
-    fn write(&self, source: &mut String) {
-        source.push_str(if self.negated { "[^" } else { "[" });
-        for (low, high) in &self.ranges {
-            // Code points spell every member without a meaning of its own in a class.
-            source.push_str(&format!("\\x{{{:x}}}-\\x{{{:x}}}", u32::from(*low), u32::from(*high)));
-        }
-        source.push(']');
     }
 }
 

@@ -24,6 +24,8 @@ pub struct ImageRequest {
     pub span: Span,
     /// First and last line of that instruction, from 1.
     pub lines: (u32, u32),
+    /// A stage with nearly that name, which may be meant.
+    pub near_stage: Option<String>,
 }
 
 /// What is known of an image.

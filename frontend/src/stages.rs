@@ -127,11 +127,17 @@ impl<'a> Stages<'a> {
 
     /// Adds the nearest name among the first `limit` stages, if one is near.
     pub(crate) fn suggest(&self, error: Diagnostic, name: &str, limit: usize) -> Diagnostic {
-        let names = || self.list[..limit].iter().filter_map(|stage| stage.name.as_deref());
-        let same = names().find(|known| known.eq_ignore_ascii_case(name));
-        match same.or_else(|| crate::suggest::nearest(name, names())) {
+        match self.nearest(name, limit) {
             Some(near) => error.help(format!("did you mean the stage `{near}`?")),
             None => error,
         }
+    }
+
+    /// The name among the first `limit` stages that `name` may be meant to be.
+    pub(crate) fn nearest(&self, name: &str, limit: usize) -> Option<String> {
+        let names = || self.list[..limit].iter().filter_map(|stage| stage.name.as_deref());
+        let same = names().find(|known| known.eq_ignore_ascii_case(name));
+        same.or_else(|| crate::suggest::nearest(name, names()))
+            .map(str::to_owned)
     }
 }

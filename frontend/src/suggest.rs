@@ -1,13 +1,18 @@
 //! The nearest name, for "did you mean".
 
-/// The candidate that `word` was probably meant to be: at most two slips away (one for short words), case aside.
+/// The candidate that `word` was probably meant to be: at most two slips away (one for short words, none for a single letter),
+/// case aside.
 ///
 /// A slip is a character too many, too few, wrong, or swapped with its neighbour. Of equally near ones the first is taken.
 /// `None` also if `word` is a candidate.
 #[must_use]
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let wanted: Vec<char> = word.to_lowercase().chars().collect();
-    let allowed = if wanted.len() <= 3 { 1 } else { 2 };
+    let allowed = match wanted.len() {
+        0 | 1 => return None,
+        2 | 3 => 1,
+        _ => 2,
+    };
     let mut best: Option<(usize, &str)> = None;
     for candidate in candidates {
         let chars: Vec<char> = candidate.to_lowercase().chars().collect();
@@ -81,6 +86,7 @@ mod tests {
         assert_eq!(find("run"), None, "the name itself is no suggestion");
         assert_eq!(find("EXPLODE"), None);
         assert_eq!(find("XY"), None);
+        assert_eq!(nearest("A", ["B"]), None, "any letter is one slip from any other");
     }
 
     #[test]

@@ -1,9 +1,17 @@
-//! Whatever the input is: no panic, and every span is a piece of the text.
+//! Whatever the input is: no panic, every span is a piece of the text, and what is printed is understood as before.
 
+mod print;
+
+use frontend::diagnostic::Diagnostic;
 use frontend::instruction::{Instruction, Kind};
+use frontend::lower::Images;
 use frontend::source::{SourceFile, Span};
-use frontend::{Parsed, parse};
+use frontend::{ImageFacts, LowerOptions, Lowered, Parsed, parse};
 use proptest::prelude::*;
+use proto::digest::Digest;
+use proto::oci::ImageConfig;
+use proto::platform::Platform;
+use testdata::dockerfiles::cases;
 
 /// Fragments that mean something, so that random files reach every corner of the parser.
 const FRAGMENTS: [&str; 44] = [
@@ -122,6 +130,41 @@ fn collect(instruction: &Instruction, spans: &mut Vec<Span>) {
     }
 }
 
+/// What lowering says of a file, with images that are all alike.
+fn lower(source: &SourceFile, parsed: &Parsed) -> Vec<Diagnostic> {
+    let options = LowerOptions::new(Platform::new("linux", "amd64", ""));
+    let mut images = Images::new();
+    loop {
+        match frontend::lower(source, parsed, &options, &images) {
+            Ok(Lowered::Done(plan)) => return plan.diagnostics,
+            Err(diagnostics) => return diagnostics,
+            Ok(Lowered::Need(requests)) => images.extend(requests.into_iter().map(|request| {
+                let facts = ImageFacts {
+                    manifest: Digest::of(request.reference.as_bytes()),
+                    config: ImageConfig::default(),
+                };
+                ((request.reference, request.platform), facts)
+            })),
+        }
+    }
+}
+
+fn shapes(parsed: &Parsed) -> Vec<String> {
+    parsed.instructions.iter().map(print::shape).collect()
+}
+
+#[test]
+fn files_of_the_corpus_survive_printing() {
+    for kind in ["ok", "plan", "real"] {
+        for case in cases(&format!("dockerfiles/{kind}")) {
+            let parsed = parse(&SourceFile::new("Dockerfile", case.text));
+            let printed = print::print(&parsed);
+            let again = parse(&SourceFile::new("Dockerfile", printed.as_str()));
+            assert_eq!(shapes(&again), shapes(&parsed), "{}\n{printed}", case.name);
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, cases: 1024, ..ProptestConfig::default() })]
 
@@ -136,6 +179,26 @@ proptest! {
         for instruction in &parsed.instructions {
             prop_assert!(source.slice(instruction.span).starts_with(instruction.keyword.value.chars().next().unwrap()));
             prop_assert!(instruction.lines.0 <= instruction.lines.1);
+        }
+    }
+
+    #[test]
+    fn what_is_printed_is_understood_as_before(text in files()) {
+        let parsed = parse(&SourceFile::new("Dockerfile", text));
+        let printed = print::print(&parsed);
+        let again = parse(&SourceFile::new("Dockerfile", printed.as_str()));
+        prop_assert_eq!(shapes(&again), shapes(&parsed), "{}", printed);
+    }
+
+    #[test]
+    fn lowering_ends_with_a_plan_or_with_places_in_the_text(text in files()) {
+        // Most random files begin without a stage.
+        let text = format!("FROM b AS x\n{text}");
+        let source = SourceFile::new("Dockerfile", text.as_str());
+        let parsed = parse(&source);
+        for diagnostic in lower(&source, &parsed) {
+            let (start, end) = (diagnostic.span.start as usize, diagnostic.span.end as usize);
+            prop_assert!(text.get(start..end).is_some(), "{diagnostic:?} in {text:?}");
         }
     }
 

@@ -8,41 +8,24 @@
 )]
 
 use std::fmt::Write;
-use std::path::{Path, PathBuf};
 
 use expect_test::expect_file;
 use frontend::diagnostic::{Diagnostic, Severity};
 use frontend::instruction::{Command, Copy, Healthcheck, Heredoc, Instruction, Kind, Mount, Run, Word};
 use frontend::source::SourceFile;
 use frontend::{Parsed, parse};
-
-fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../testdata/dockerfiles")
-}
-
-fn cases(kind: &str) -> Vec<(String, SourceFile)> {
-    let mut paths: Vec<PathBuf> = std::fs::read_dir(folder().join(kind))
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
-    paths.sort();
-    let read = |path: PathBuf| {
-        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
-        let source = SourceFile::new(&name, std::fs::read_to_string(&path).unwrap());
-        (name, source)
-    };
-    paths.into_iter().map(read).collect()
-}
+use testdata::dockerfiles::{Case, cases, folder};
 
 fn check(kind: &str) {
     let mut golden = String::new();
-    for (name, source) in cases(kind) {
+    for Case { name, text, .. } in cases(&format!("dockerfiles/{kind}")) {
+        let source = SourceFile::new(&name, text);
         let parsed = parse(&source);
         assert_eq!(parsed.has_errors(), kind == "err", "{name}: {:?}", parsed.diagnostics);
         writeln!(golden, "== {name}").unwrap();
         golden.push_str(&render(&source, &parsed));
     }
-    expect_file![folder().join(format!("{kind}.golden"))].assert_eq(&golden);
+    expect_file![folder(&format!("dockerfiles/{kind}.golden"))].assert_eq(&golden);
 }
 
 #[test]
@@ -57,7 +40,8 @@ fn mistakes_are_named_and_the_other_lines_understood() {
 
 #[test]
 fn there_is_a_case_for_every_rule() {
-    assert!(cases("ok").len() + cases("err").len() >= 60);
+    let count = |kind| cases(&format!("dockerfiles/{kind}")).len();
+    assert!(["ok", "err", "plan", "real"].map(count).iter().sum::<usize>() >= 170);
 }
 
 fn render(source: &SourceFile, parsed: &Parsed) -> String {

@@ -1,9 +1,11 @@
-//! Word expansion against `testdata/tables/words.txt`, and what a one-line table cannot say.
+//! Words and references against the tables of `testdata/tables`, and what a one-line table cannot say.
 
 use frontend::words::{ExpandReason, Expander, Quotes, Unset, expand_heredoc};
 use proptest::prelude::*;
+use proto::reference::{Reference, ReferenceError};
 
 const WORDS: &str = include_str!("../../testdata/tables/words.txt");
+const REFERENCES: &str = include_str!("../../testdata/tables/references.txt");
 
 fn lookup(name: &str) -> Option<String> {
     let value = match name {
@@ -32,6 +34,42 @@ fn words_expand_as_the_table_says() {
         }
     }
     assert!(cases > 60, "only {cases} cases were read");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn references_are_completed_or_refused_as_the_table_says() {
+    let (digest, tag) = (format!("sha256:{}", "0".repeat(64)), "t".repeat(128));
+    let long = |text: &str| {
+        text.replace("@D", &format!("@{digest}"))
+            .replace(":T", &format!(":{tag}"))
+    };
+    let mut wrong = Vec::new();
+    let mut cases = 0;
+    for line in REFERENCES
+        .lines()
+        .filter(|line| !line.is_empty() && !line.starts_with("# "))
+    {
+        let (text, expected) = line.split_once(" => ").expect("a case has an arrow");
+        let found = match long(text).parse::<Reference>() {
+            Ok(reference) => {
+                let full = reference.to_string();
+                assert_eq!(
+                    full.parse(),
+                    Ok(reference),
+                    "{text}: the full form is another reference"
+                );
+                full
+            }
+            Err(ReferenceError::Format(_)) => "error format".to_owned(),
+            Err(ReferenceError::UpperCase(_)) => "error upper case".to_owned(),
+        };
+        cases += 1;
+        if found != long(expected) {
+            wrong.push(format!("{text}: expected {expected}, found {found}"));
+        }
+    }
+    assert!(cases > 70, "only {cases} cases were read");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 

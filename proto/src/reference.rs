@@ -101,6 +101,10 @@ impl FromStr for Reference {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let format = || ReferenceError::Format(text.to_owned());
+        // The image ID of an engine, which names nothing in a registry.
+        if text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+            return Err(format());
+        }
         let (name, digest) = match text.split_once('@') {
             Some((name, digest)) => (name, Some(digest.parse::<Digest>().map_err(|_| format())?)),
             None => (text, None),

@@ -1,6 +1,8 @@
-//! Fixtures for the tests of the other crates: what a machine must have, base images, a registry.
+//! Fixtures for the tests of the other crates: what a machine must have, base images, Dockerfiles, a registry.
 #![expect(clippy::unwrap_used, reason = "all of this is part of tests")]
 
+pub mod dockerfiles;
+pub mod fuzz;
 pub mod image;
 pub mod machine;
 pub mod certificate;

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use crate::base;
 use crate::registry::Registry;
-use crate::run::{check, command, is_installed, output, rbuild, say};
+use crate::run::{check, command, is_installed, output, rbuild, repository, say};
 
 /// One kind of build.
 struct Workload {
@@ -85,6 +85,9 @@ struct Engine {
 
 /// Times all workloads, or those whose name contains one of `names`.
 pub(crate) fn run(rounds: usize, names: &[String]) -> Result<()> {
+    if names.iter().any(|name| name == "frontend") {
+        return frontend();
+    }
     let work = tempfile::Builder::new().prefix("rbuild-bench").tempdir_in("/var/tmp")?;
     let registry = Registry::start()?;
     let image = format!("{}/busybox:1", registry.address());
@@ -108,6 +111,12 @@ pub(crate) fn run(rounds: usize, names: &[String]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Times what needs no builder: reading Dockerfiles and deciding about paths.
+fn frontend() -> Result<()> {
+    let arguments = ["bench", "--quiet", "--package", "rbuild-frontend", "--bench", "speed"];
+    check(command("cargo", &arguments).current_dir(repository()))
 }
 
 fn compare(workload: &Workload, engines: &[Engine], rounds: usize, image: &str) -> Result<()> {

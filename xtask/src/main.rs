@@ -6,6 +6,7 @@ mod apps;
 mod base;
 mod bench;
 mod ci;
+mod fuzz;
 mod registry;
 mod run;
 mod tidy;
@@ -33,8 +34,19 @@ enum Chore {
         /// Rounds of each engine.
         #[arg(long, default_value_t = 5)]
         rounds: usize,
-        /// Only these workloads.
+        /// Only these workloads; `frontend` is the time of parser and ignore patterns alone.
         names: Vec<String>,
+    },
+    /// Runs a reader of foreign bytes on damaged inputs until time is up: parse, expand, ignore, layer, records.
+    Fuzz {
+        /// Which one.
+        target: String,
+        /// How long.
+        #[arg(long, default_value_t = 1)]
+        minutes: u64,
+        /// Other numbers try other inputs.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
     },
 }
 
@@ -45,5 +57,6 @@ fn main() -> anyhow::Result<()> {
         Chore::Base { debian } => base::run(debian),
         Chore::Apps { names } => apps::run(&names),
         Chore::Bench { rounds, names } => bench::run(rounds, &names),
+        Chore::Fuzz { target, minutes, seed } => fuzz::run(&target, minutes, seed),
     }
 }

@@ -52,6 +52,8 @@ pub(crate) fn run() -> Result<()> {
     }
     test_modules(&root, &mut problems)?;
     readme_paths(&root, &mut problems)?;
+    evidence(&root, Path::new("docs/parity.md"), &mut problems)?;
+    evidence(&root, Path::new("frontend/src/corner_cases.rs"), &mut problems)?;
     if !problems.is_empty() {
         bail!("tidy: {} problems\n{}", problems.len(), problems.join("\n"));
     }
@@ -147,6 +149,31 @@ fn readme_paths(root: &Path, problems: &mut Vec<String>) -> Result<()> {
             word.contains('/') && !word.contains([' ', ':', '=', '~', '<', '$', '*', '…']) && !word.starts_with('/');
         if path_like && !root.join(word).exists() {
             problems.push(format!("README.md: `{word}` does not exist"));
+        }
+    }
+    Ok(())
+}
+
+/// Every test that a page names in backticks exists: a file of the repository or of `testdata`, or `file::function`.
+fn evidence(root: &Path, page: &Path, problems: &mut Vec<String>) -> Result<()> {
+    let text = fs::read_to_string(root.join(page)).with_context(|| page.display().to_string())?;
+    let words = text.lines().flat_map(|line| line.split('`').skip(1).step_by(2));
+    for word in words.filter(|word| word.contains('/') && !word.contains([' ', '$', '"', '<', '*', '\\'])) {
+        let (file, function) = word
+            .split_once("::")
+            .map_or((word, None), |(file, name)| (file, Some(name)));
+        let places = [
+            root.join(file),
+            root.join(format!("testdata/dockerfiles/{file}.dockerfile")),
+            root.join(format!("testdata/{file}.dockerfile")),
+        ];
+        let Some(place) = places.iter().find(|place| place.exists()) else {
+            problems.push(format!("{}: `{file}` does not exist", page.display()));
+            continue;
+        };
+        let Some(function) = function else { continue };
+        if !fs::read_to_string(place)?.contains(&format!("fn {function}(")) {
+            problems.push(format!("{}: `{file}` has no test `{function}`", page.display()));
         }
     }
     Ok(())

@@ -2,6 +2,8 @@
 
 pub(crate) mod escape;
 pub(crate) mod json;
+#[cfg(test)]
+mod messages;
 pub(crate) mod plain;
 pub(crate) mod snippet;
 pub(crate) mod steps;

@@ -360,6 +360,7 @@ pub(crate) fn image(
         platform: platform.clone(),
         span,
         lines,
+        near_stage: input.stages.nearest(text, index),
     };
     Ok(Origin::Image(request, None))
 }
@@ -376,6 +377,7 @@ pub(crate) fn named(name: &str, context: &NamedContext, platform: &Platform, pla
                 platform: platform.clone(),
                 span: place.0,
                 lines: place.1,
+                near_stage: None,
             };
             Origin::Image(request, Some(name.to_owned()))
         }

@@ -159,8 +159,14 @@ fn is_bool(value: &str) -> bool {
 fn unknown(flag: &FlagWord<'_>, takes: &[(&'static str, Takes)]) -> Diagnostic {
     let name = &flag.name;
     let mut message = format!("unknown flag: --{name}");
-    if let Some(meant) = suggest::nearest(name, takes.iter().map(|(known, _)| *known)) {
+    let meant = suggest::nearest(name, takes.iter().map(|(known, _)| *known));
+    if let Some(meant) = meant {
         message.push_str(&format!(" (did you mean {meant}?)"));
     }
-    Diagnostic::error("unknown-flag", flag.piece.span(), message)
+    let diagnostic = Diagnostic::error("unknown-flag", flag.piece.span(), message);
+    if meant.is_some() || takes.is_empty() {
+        return diagnostic;
+    }
+    let known: Vec<String> = takes.iter().map(|(known, _)| format!("`--{known}`")).collect();
+    diagnostic.help(format!("this instruction has {}", known.join(", ")))
 }

@@ -164,6 +164,18 @@ fn a_stage_may_be_called_scratch() {
 }
 
 #[test]
+fn an_image_that_may_be_a_misspelt_stage_is_asked_for_with_the_stage() {
+    let source = frontend::source::SourceFile::new("Dockerfile", "FROM a AS build\nFROM b\nCOPY --from=biuld /a /b\n");
+    let parsed = frontend::parse(&source);
+    let images = frontend::lower::Images::new();
+    let Ok(frontend::Lowered::Need(requests)) = frontend::lower(&source, &parsed, &setup().options, &images) else {
+        panic!("images are needed");
+    };
+    let near: Vec<_> = requests.iter().map(|request| request.near_stage.as_deref()).collect();
+    assert_eq!(near, [None, Some("build")], "{requests:?}");
+}
+
+#[test]
 fn bad_bases_are_refused() {
     all_errors(
         &[

@@ -5,6 +5,7 @@
 )]
 
 mod errors;
+mod goldens;
 mod plans;
 mod scopes;
 mod support;

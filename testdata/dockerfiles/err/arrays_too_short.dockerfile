@@ -1,0 +1,7 @@
+# Arrays with too little in them.
+FROM b
+COPY ["a"]
+COPY []
+ADD [""]
+VOLUME []
+VOLUME [""]

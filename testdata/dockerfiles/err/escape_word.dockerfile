@@ -1,0 +1,4 @@
+# escape=backslash
+FROM b
+RUN a \
+ b

@@ -1,0 +1,5 @@
+# Without the dash tabs are text.
+FROM b
+RUN <<E
+	a
+	E

@@ -1,0 +1,4 @@
+# In a trigger too.
+FROM b
+ONBUILD RUN <<E
+a

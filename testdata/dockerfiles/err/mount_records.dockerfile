@@ -1,0 +1,5 @@
+# Records that are none.
+FROM b
+RUN --mount='"type=bind' a
+RUN --mount='"type=bind"x' a
+RUN --mount='type="bind"' a

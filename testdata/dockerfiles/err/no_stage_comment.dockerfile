@@ -1,0 +1,4 @@
+# Arguments and comments only.
+ARG A
+# no stage follows
+ARG B=1

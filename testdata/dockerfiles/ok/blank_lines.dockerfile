@@ -1,0 +1,10 @@
+
+
+# Blank lines between instructions mean nothing.
+   
+FROM b
+	
+
+
+RUN a
+

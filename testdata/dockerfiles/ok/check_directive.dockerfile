@@ -1,0 +1,3 @@
+# check=skip=StageNameCasing,JSONArgsRecommended;error=false
+FROM b AS B
+CMD a

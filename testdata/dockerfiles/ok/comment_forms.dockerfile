@@ -1,0 +1,7 @@
+#!no shebang, just a comment
+#no blank
+   # indented
+#	tab
+##two
+FROM b
+RUN a # not one

@@ -1,0 +1,4 @@
+# Lines are joined before words are.
+FROM b
+R\
+UN a

@@ -1,0 +1,3 @@
+# An escape character and a final line end, nothing else.
+FROM b
+ENV A=1 \

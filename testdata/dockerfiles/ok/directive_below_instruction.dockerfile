@@ -1,0 +1,4 @@
+FROM b
+# escape=`
+RUN a \
+ b

@@ -1,0 +1,6 @@
+# check=error=true
+
+# escape=`
+FROM b
+RUN a \
+ b

@@ -1,0 +1,4 @@
+   # escape=`
+FROM b
+RUN a `
+ b

@@ -1,0 +1,4 @@
+# Blanks before an instruction go, whatever they are.
+  FROM b
+	RUN a
+ 	 RUN b  

@@ -1,0 +1,5 @@
+# Names, numbers, variables; flags are overlooked.
+FROM b
+STOPSIGNAL 9
+STOPSIGNAL --x SIGRTMIN+3
+STOPSIGNAL $SIG

@@ -1,0 +1,3 @@
+# No array, so a command for the shell.
+FROM busybox
+RUN ['echo', 'a']

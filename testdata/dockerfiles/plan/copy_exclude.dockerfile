@@ -1,0 +1,4 @@
+# Excludes are not expanded.
+FROM busybox
+ENV X=md
+COPY --exclude=*.md --exclude=sub --exclude=*.$X x /p/

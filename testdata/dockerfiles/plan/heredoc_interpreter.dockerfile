@@ -1,0 +1,7 @@
+# A script that names its interpreter becomes a file.
+FROM busybox
+RUN <<E
+#!/bin/sh -e
+false
+echo never
+E

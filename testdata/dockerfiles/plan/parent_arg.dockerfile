@@ -1,0 +1,5 @@
+# A child inherits the arguments of its parent.
+FROM busybox AS p
+ARG X=1
+FROM p
+RUN echo $X

@@ -1,0 +1,5 @@
+# Variables in paths.
+FROM busybox
+ENV A=1
+WORKDIR /$A/${A}x
+RUN pwd

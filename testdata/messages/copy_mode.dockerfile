@@ -1,0 +1,3 @@
+FROM alpine
+COPY --chmod=0999 a /b
+COPY --chmod=u+rwz a /b

@@ -1,0 +1,3 @@
+FROM alpine
+HEALTHCHECK --interval=30 CMD true
+HEALTHCHECK curl -f http://localhost

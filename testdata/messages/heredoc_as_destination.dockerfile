@@ -1,0 +1,4 @@
+FROM alpine
+COPY app.conf <<EOF
+x
+EOF

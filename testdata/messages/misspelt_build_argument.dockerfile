@@ -1,0 +1,3 @@
+# build: --build-arg=VERSOIN=2
+FROM alpine
+ARG VERSION=1

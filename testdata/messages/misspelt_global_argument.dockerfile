@@ -1,0 +1,2 @@
+ARG VERSION=3.22
+FROM alpine:${VERSOIN:-3}

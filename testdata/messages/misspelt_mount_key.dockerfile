@@ -1,0 +1,2 @@
+FROM alpine
+RUN --mount=type=cache,taget=/root/.npm npm ci

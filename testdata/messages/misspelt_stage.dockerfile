@@ -1,0 +1,3 @@
+# build: --target=relaese
+FROM alpine AS test
+FROM alpine AS release

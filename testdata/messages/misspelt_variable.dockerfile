@@ -1,0 +1,3 @@
+FROM alpine
+ENV PREFIX=/opt
+WORKDIR ${PERFIX}/app

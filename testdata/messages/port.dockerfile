@@ -1,0 +1,3 @@
+FROM alpine
+EXPOSE 80 80800
+EXPOSE 80/http

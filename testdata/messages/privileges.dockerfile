@@ -1,0 +1,3 @@
+FROM alpine
+RUN --network=host true
+RUN --security=insecure true

@@ -1,0 +1,3 @@
+FROM alpine
+ARG VERSION
+LABEL version="${VERSION:?give it with --build-arg}"

@@ -1,0 +1,4 @@
+FROM alpine
+ENV A=${B^^}
+ENV C="${D"
+ENV E='x

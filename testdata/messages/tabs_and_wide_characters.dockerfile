@@ -1,0 +1,3 @@
+FROM alpine
+RUN	--mount=type=sercet,id=schlüssel	echo ☃ --é
+LABEL	näme="☃ ${undefined}"

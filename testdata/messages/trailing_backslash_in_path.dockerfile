@@ -1,0 +1,4 @@
+# escape=`
+FROM alpine
+COPY a C:\b\
+COPY c `

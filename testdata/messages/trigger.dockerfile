@@ -1,0 +1,3 @@
+FROM alpine
+ONBUILD FROM alpine
+ONBUILD ONBUILD RUN x

@@ -1,0 +1,5 @@
+ARG BUILD=build
+FROM alpine AS build
+FROM alpine
+COPY --from=$BUILD /a /b
+RUN --mount=type=bind,from=${BUILD},target=/m true

@@ -1,0 +1,206 @@
+//! Runs functions on damaged inputs until time is up. Without coverage, so it finds less than `cargo fuzz` in the same time; but it
+//! runs on any toolchain, and every find is a file that can be run again.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+/// Longest input; longer ones find the same, later.
+const MAX_BYTES: usize = 8192;
+
+/// Something that must not panic.
+#[derive(Debug, Clone, Copy)]
+pub struct Target {
+    /// What it is called on the command line.
+    pub name: &'static str,
+    /// What must hold for every input; a panic says that it does not.
+    pub run: fn(&[u8]),
+    /// Inputs to start from.
+    pub seeds: fn() -> Vec<Vec<u8>>,
+    /// What means something in an input.
+    pub words: &'static [&'static str],
+}
+
+/// Does what the arguments say: `NAME --minutes N --seed N`, or `NAME FILE` to run one input again.
+#[must_use]
+pub fn main(targets: &[Target], arguments: &[String]) -> ExitCode {
+    let names: Vec<&str> = targets.iter().map(|target| target.name).collect();
+    let found = arguments
+        .first()
+        .and_then(|name| targets.iter().find(|target| target.name == name));
+    let Some(target) = found else {
+        say(&format!("which one? {}", names.join(", ")));
+        return ExitCode::from(2);
+    };
+    if let Some(file) = arguments.get(1).filter(|argument| !argument.starts_with("--")) {
+        (target.run)(&std::fs::read(file).expect("the file can be read"));
+        return ExitCode::SUCCESS;
+    }
+    let number = |name: &str, default: u64| {
+        let at = arguments.iter().position(|argument| argument == name);
+        let value = at.and_then(|at| arguments.get(at + 1));
+        value.map_or(default, |value| value.parse().expect("a number"))
+    };
+    search(
+        target,
+        Duration::from_secs(60 * number("--minutes", 1)),
+        number("--seed", 1),
+    )
+}
+
+/// Tries inputs until one panics or `duration` is over.
+fn search(target: &Target, duration: Duration, seed: u64) -> ExitCode {
+    let mut mutator = Mutator {
+        random: Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
+        seeds: (target.seeds)(),
+        words: target.words,
+    };
+    let started = Instant::now();
+    let mut runs = 0_u64;
+    while started.elapsed() < duration {
+        let input = mutator.next();
+        if catch_unwind(AssertUnwindSafe(|| (target.run)(&input))).is_err() {
+            let file = PathBuf::from(format!("fuzz-{}-{seed}-{runs}", target.name));
+            std::fs::write(&file, &input).expect("the find can be kept");
+            say(&format!(
+                "{}: panics after {runs} runs; the input is {}",
+                target.name,
+                file.display()
+            ));
+            return ExitCode::FAILURE;
+        }
+        runs += 1;
+    }
+    say(&format!(
+        "{}: nothing in {runs} runs, {} s",
+        target.name,
+        duration.as_secs()
+    ));
+    ExitCode::SUCCESS
+}
+
+#[expect(clippy::print_stdout, reason = "a program for developers reports to their terminal")]
+fn say(line: &str) {
+    println!("{line}");
+}
+
+/// xorshift64*: good enough to choose, and the same everywhere.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// Below `limit`, which is not 0.
+    fn below(&mut self, limit: usize) -> usize {
+        usize::try_from(self.next() % limit as u64).expect("it is below a usize")
+    }
+
+    fn byte(&mut self) -> u8 {
+        self.next().to_le_bytes()[0]
+    }
+}
+
+struct Mutator {
+    random: Random,
+    seeds: Vec<Vec<u8>>,
+    words: &'static [&'static str],
+}
+
+impl Mutator {
+    fn next(&mut self) -> Vec<u8> {
+        let mut input = self.piece();
+        for _ in 0..self.random.below(8) {
+            self.change(&mut input);
+        }
+        input.truncate(MAX_BYTES);
+        input
+    }
+
+    /// A seed, or a part of one.
+    fn piece(&mut self) -> Vec<u8> {
+        if self.seeds.is_empty() {
+            return Vec::new();
+        }
+        let at = self.random.below(self.seeds.len());
+        let length = self.seeds[at].len();
+        if length < 2 || self.random.below(3) > 0 {
+            return self.seeds[at].clone();
+        }
+        let start = self.random.below(length);
+        let end = start + self.random.below(length - start);
+        self.seeds[at][start..end].to_vec()
+    }
+
+    fn change(&mut self, input: &mut Vec<u8>) {
+        let at = self.random.below(input.len() + 1);
+        let end = at + self.random.below(input.len() + 1 - at).min(64);
+        match self.random.below(8) {
+            0 => drop(input.drain(at..end)),
+            1 => insert(input, at, &[self.random.byte()]),
+            2 if at < input.len() => input[at] = self.random.byte(),
+            3 if at < input.len() => input[at] ^= 1 << self.random.below(8),
+            4 => {
+                let copy = input[at..end].to_vec();
+                let times = self.random.below(16);
+                insert(input, at, &copy.repeat(times));
+            }
+            5 => {
+                let other = self.piece();
+                insert(input, at, &other);
+            }
+            _ if !self.words.is_empty() => {
+                let word = self.words[self.random.below(self.words.len())];
+                insert(input, at, word.as_bytes());
+            }
+            _ => {}
+        }
+    }
+}
+
+fn insert(input: &mut Vec<u8>, at: usize, bytes: &[u8]) {
+    input.splice(at..at, bytes.iter().copied());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_found_soon() {
+        let target = Target {
+            name: "test",
+            run: |input| assert!(!input.windows(3).any(|part| part == b"bad")),
+            seeds: || vec![b"good".to_vec()],
+            words: &["ba", "d"],
+        };
+        let mut mutator = Mutator {
+            random: Random(1),
+            seeds: (target.seeds)(),
+            words: target.words,
+        };
+        let found = (0..100_000).find(|_| {
+            let input = mutator.next();
+            input.windows(3).any(|part| part == b"bad")
+        });
+        assert!(found.is_some());
+    }
+
+    #[test]
+    fn the_same_seed_tries_the_same_inputs() {
+        let inputs = || {
+            let mut mutator = Mutator {
+                random: Random(7),
+                seeds: vec![b"FROM a".to_vec()],
+                words: &["RUN"],
+            };
+            (0..50).map(|_| mutator.next()).collect::<Vec<_>>()
+        };
+        assert_eq!(inputs(), inputs());
+    }
+}
