@@ -10,6 +10,7 @@ mod failures;
 mod help;
 mod mounts;
 mod outputs;
+mod platforms;
 mod registry;
 mod serve;
 mod server;

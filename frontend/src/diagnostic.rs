@@ -18,7 +18,7 @@ pub struct Diagnostic {
     pub severity: Severity,
     /// A stable name: `unknown-instruction`, or the name of a check such as `StageNameCasing`.
     pub code: &'static str,
-    /// The smallest guilty part.
+    /// The smallest guilty part; the default if nothing in the file is to blame.
     pub span: Span,
     /// What is wrong: lower case, no full stop, names in backticks. Texts that tools look for are as other builders print them.
     pub message: String,

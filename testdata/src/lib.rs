@@ -2,5 +2,6 @@
 #![expect(clippy::unwrap_used, reason = "all of this is part of tests")]
 
 pub mod image;
+pub mod foreign;
 pub mod machine;
 pub mod registry;

@@ -5,6 +5,7 @@
 //! namespaces, built by a single-threaded child that executes this program again (see [`init_main`]).
 
 mod cgroup;
+pub mod emulation;
 mod init;
 pub(crate) mod namespace;
 mod network;

@@ -15,5 +15,6 @@ pub mod source;
 pub mod exec;
 pub mod cache_mount;
 pub mod fill;
+mod foreign;
 pub mod stubs;
 pub mod archive;

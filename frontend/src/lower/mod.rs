@@ -33,6 +33,7 @@ use proto::platform::Platform;
 
 use crate::args::{self, Globals};
 use crate::diagnostic::{Diagnostic, Severity};
+use crate::directives::{self, FOREIGN_SYNTAX};
 use crate::parse::Parsed;
 use crate::plan::{ImageFacts, ImageTemplate, Lowered, Plan};
 use crate::source::{SourceFile, Span};
@@ -57,6 +58,9 @@ pub struct LowerOptions {
     pub platform: Platform,
     /// What the build runs on.
     pub build_platform: Platform,
+    /// Platforms that steps can run on here, for builds whose platform nobody chose: a stage takes over the platform of its
+    /// base image if it is one of these. Nothing: `platform` was chosen, and the image says that it is for it.
+    pub adoptable: Option<Vec<Platform>>,
     /// Whether other platforms are built too, so that steps must say which one they are for.
     pub multi_platform: bool,
     /// Network of steps that choose none.
@@ -83,6 +87,7 @@ impl LowerOptions {
             labels: BTreeMap::new(),
             build_platform: platform.clone(),
             platform,
+            adoptable: None,
             multi_platform: false,
             default_network: Network::Default,
             extra_hosts: Vec::new(),
@@ -126,14 +131,15 @@ pub fn lower(
     options: &LowerOptions,
     images: &Images,
 ) -> Result<Lowered, Vec<Diagnostic>> {
-    let is_error = |diagnostic: &&Diagnostic| diagnostic.severity == Severity::Error;
-    let errors: Vec<Diagnostic> = parsed.diagnostics.iter().filter(is_error).cloned().collect();
+    let argument = |name: &str| options.build_args.get(name).cloned();
+    let errors = mistakes(parsed, argument("BUILDKIT_SYNTAX").as_deref());
     if !errors.is_empty() {
         return Err(errors);
     }
     let stages = Stages::split(&parsed.instructions);
     let target = stages.target(options.target.as_deref()).map_err(|error| vec![error])?;
-    let mut warnings = parsed.diagnostics.clone();
+    let is_warning = |diagnostic: &&Diagnostic| diagnostic.severity == Severity::Warning;
+    let mut warnings: Vec<Diagnostic> = parsed.diagnostics.iter().filter(is_warning).cloned().collect();
     let globals =
         from::globals((source, parsed.escape), options, &stages, &mut warnings).map_err(|error| vec![error])?;
     let source_date_epoch = source_date_epoch(options, &stages, &globals).map_err(|error| vec![error])?;
@@ -159,7 +165,7 @@ pub fn lower(
         definition,
         target: state.root,
         image: ImageTemplate {
-            platform: state.platform,
+            platform: platform_of(&state, options),
             author: state.author,
             config: state.config,
             base: state.base,
@@ -171,9 +177,39 @@ pub fn lower(
     };
     plan.image.config.labels.extend(options.labels.clone());
     warn_of_ignored_build_args(parsed, &mut plan);
-    let argument = |name: &str| options.build_args.get(name).cloned();
     plan.diagnostics = lint_settings::apply(parsed, argument, plan.diagnostics)?;
     Ok(Lowered::Done(Box::new(plan)))
+}
+
+/// What the parser found wrong. `syntax` is the frontend image that takes the place of the one in the file; a file that is meant
+/// for a foreign one is in a language of its own, so all else that seems wrong in it says nothing.
+fn mistakes(parsed: &Parsed, syntax: Option<&str>) -> Vec<Diagnostic> {
+    let foreign = |found: &&Diagnostic| found.code == FOREIGN_SYNTAX;
+    let chosen = match syntax {
+        Some(image) => directives::refuse_foreign(image, Span::default()),
+        None => parsed.diagnostics.iter().find(foreign).cloned(),
+    };
+    if let Some(error) = chosen {
+        return vec![error];
+    }
+    let errors = parsed
+        .diagnostics
+        .iter()
+        .filter(|found| found.severity == Severity::Error);
+    let mut errors: Vec<Diagnostic> = errors.filter(|found| !foreign(found)).cloned().collect();
+    errors.sort_by_key(|error| error.span);
+    errors
+}
+
+/// The platform that the image says it is for: the one that was chosen, else that of the image at its bottom.
+fn platform_of(state: &stage::StageState, options: &LowerOptions) -> Platform {
+    match (&options.adoptable, &state.base) {
+        (None, _) => options.platform.clone(),
+        (Some(_), Some(base)) if !base.os.is_empty() && !base.architecture.is_empty() => {
+            Platform::new(&base.os, &base.architecture, &base.variant)
+        }
+        (Some(_), _) => state.platform.clone(),
+    }
 }
 
 /// Decimal seconds from the options, a build argument, or the default of a global `ARG`, in this order.
