@@ -5,17 +5,18 @@ use std::sync::Arc;
 
 use cache::lease::Lease;
 use cache::registry::RegistryAccess;
-use proto::definition::Network;
+use proto::definition::{Network, VertexId};
 use proto::entitlement::{Entitlement, Entitlements};
 use proto::v1;
 use tokio_util::sync::CancellationToken;
 
 use crate::event::{EventLog, StepEnd, StepNumber};
-use crate::export;
+use crate::export::{self, bundle::Made};
 use crate::fetch;
 use crate::host::Host;
 use crate::op::work::BuildWork;
 use crate::plan::{self, Planned};
+use crate::platforms::Shape;
 use crate::request::{Blame, BuildError, BuildRequest};
 use crate::session::Session;
 use crate::solve::{self, Solve};
@@ -159,12 +160,16 @@ async fn solve_and_export(
         no_cache: request.no_cache.clone(),
         project: planned.project.clone(),
     };
-    let outputs = match planned.target {
-        Some(target) => solve::run(&solve, target).await?,
-        None => BTreeMap::new(),
+    let targets: Vec<VertexId> = planned.images_to_make.iter().filter_map(|image| image.target).collect();
+    let outputs = match targets.as_slice() {
+        [] => BTreeMap::new(),
+        targets => solve::run(&solve, targets).await?,
     };
-    let image = export::image::assemble(planned, &outputs, job)?;
-    export::all(request, &image, job).await
+    let made = Made {
+        images: export::image::assemble(planned, &outputs, job)?,
+        indexed: request.shape == Shape::Index,
+    };
+    export::all(request, &made, job).await
 }
 
 #[cfg(test)]

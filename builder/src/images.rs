@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use cache::images::Variant;
 use cache::records::RecordStore;
+use cache::registry::best_for;
 use proto::digest::Digest;
 use proto::oci::{Compression, Descriptor, ImageConfig, Index, Manifest};
 use proto::platform::Platform;
@@ -30,6 +32,28 @@ pub struct ResolvedImage {
     pub config_bytes: Vec<u8>,
     /// Its layers.
     pub stack: Stack,
+    /// What the registry had under the name, index or manifest; nothing for images from elsewhere.
+    pub pin: Option<Digest>,
+}
+
+/// Where a name may be looked up.
+#[derive(Debug, Clone, Copy)]
+pub struct Lookup {
+    /// In the store first.
+    pub store: bool,
+    /// What an earlier look at the registry found behind the name: a tag may move between two questions.
+    pub pin: Option<Digest>,
+}
+
+/// Whether the store has an image of that name for each of `platforms`.
+#[must_use]
+pub fn all_in_store<'a>(name: &str, mut platforms: impl Iterator<Item = &'a Platform>, job: &Job) -> bool {
+    // What is no reference has another home.
+    let Ok(reference) = name.parse::<Reference>() else {
+        return false;
+    };
+    let image = job.host.store.images().image(&reference);
+    image.is_some_and(|image| platforms.all(|platform| image.variant(platform).is_some()))
 }
 
 /// The name under which the frontend asks for a named context that is an OCI layout.
@@ -40,13 +64,14 @@ pub fn layout_name(context: &str) -> String {
 
 /// Finds the image behind a name that the frontend asks for.
 ///
-/// An image of that name in the store wins over the registry's, unless the user asked to pull.
+/// An image of that name in the store wins over the registry's, if `lookup` lets it.
 ///
 /// # Errors
 /// Names nobody knows, registries that fail, documents that make no sense.
 pub async fn resolve(
     name: &str,
     platform: &Platform,
+    lookup: Lookup,
     request: &BuildRequest,
     job: &Job,
 ) -> Result<ResolvedImage, BuildError> {
@@ -54,13 +79,29 @@ pub async fn resolve(
         return from_layout(context, platform, request, job).await;
     }
     let reference: Reference = name.parse().map_err(|error| BuildError::user(format!("{error}")))?;
-    if !request.pull
+    if lookup.store
         && reference.digest().is_none()
-        && let Some(image) = from_store(&reference, Some(platform), job)?
+        && let Some(image) = job.host.store.images().image(&reference)
+        && let Some(variant) = image.variant(platform)
+        && let Some(image) = from_store(variant, job)?
     {
         return Ok(image);
     }
-    from_registry(&reference, platform, job).await
+    let pinned = lookup
+        .pin
+        .map_or_else(|| reference.clone(), |digest| reference.with_digest(digest));
+    let found = from_registry(&pinned, platform, job).await;
+    found.map_err(|error| match for_others(&reference, platform, job) {
+        Some(others) => error.note(format!("the store has `{}` for {others} only", reference.familiar())),
+        None => error,
+    })
+}
+
+/// The platforms that the store has an image of that name for, if `platform` is not among them.
+fn for_others(reference: &Reference, platform: &Platform, job: &Job) -> Option<String> {
+    let image = job.host.store.images().image(reference)?;
+    let platforms: Vec<String> = image.variants().map(|variant| variant.platform.to_string()).collect();
+    image.variant(platform).is_none().then(|| platforms.join(", "))
 }
 
 /// Asks the registry.
@@ -75,36 +116,28 @@ pub async fn from_registry(reference: &Reference, platform: &Platform, job: &Job
     let config: ImageConfig = parse("image config", &resolved.config_bytes)?;
     let origin = Origin::Registry(Arc::new(reference.with_digest(resolved.manifest.digest)));
     let stack = stack_of(&resolved.parsed, &config, &origin, job)?;
+    let outermost = resolved.index.as_ref().map_or(&resolved.manifest, |(index, _)| index);
     Ok(ResolvedImage {
         manifest: resolved.manifest.digest,
         config,
         config_bytes: resolved.config_bytes.to_vec(),
         stack,
+        pin: Some(outermost.digest),
     })
 }
 
-/// The image of that name in the store, if it is for `platform` (nothing: for any) and its bytes are still there.
+/// An image of the store, if its bytes are still there.
 ///
 /// # Errors
 /// A store that cannot be read.
-pub fn from_store(
-    reference: &Reference,
-    platform: Option<&Platform>,
-    job: &Job,
-) -> Result<Option<ResolvedImage>, BuildError> {
+pub fn from_store(variant: &Variant, job: &Job) -> Result<Option<ResolvedImage>, BuildError> {
     let store = &job.host.store;
-    let Some(image) = store.images().image(reference) else {
-        return Ok(None);
-    };
-    if platform.is_some_and(|platform| image.platform != *platform) {
-        return Ok(None);
-    }
-    let Some(bytes) = crate::export::store::read_blob(store, image.config, DOCUMENT_LIMIT)? else {
+    let Some(bytes) = crate::export::store::read_blob(store, variant.config, DOCUMENT_LIMIT)? else {
         return Ok(None);
     };
     let config: ImageConfig = parse("image config", &bytes)?;
-    let origins = image.origins;
-    let layers = image.layers.into_iter().map(|info| {
+    let origins = &variant.origins;
+    let layers = variant.layers.iter().cloned().map(|info| {
         let origin = origins
             .get(&info.diff_id)
             .map(|reference| Origin::Registry(Arc::new(reference.clone())));
@@ -120,10 +153,11 @@ pub fn from_store(
         .zip(stack.chains())
         .all(|(layer, chain)| layer.origin != Origin::Built || job.host.layers.is_local(layer, *chain));
     Ok(whole.then_some(ResolvedImage {
-        manifest: image.config,
+        manifest: variant.config,
         config,
         config_bytes: bytes,
         stack,
+        pin: None,
     }))
 }
 
@@ -138,7 +172,7 @@ async fn from_layout(
     };
     let bytes = fetch::layout_file(context, "index.json", DOCUMENT_LIMIT, job).await?;
     let index: Index = parse("index.json of the OCI layout", &bytes)?;
-    let mut descriptor = choose(&index, tag.as_deref(), *digest, context)?;
+    let mut descriptor = choose(&index, tag.as_deref(), *digest, platform, context)?;
     // An index may lead to an index per platform, but not for ever.
     for _ in 0..4 {
         let bytes = layout_blob(context, &descriptor, job).await?;
@@ -151,43 +185,41 @@ async fn from_layout(
                 config,
                 config_bytes,
                 stack,
+                pin: None,
             });
         }
         let inner: Index = parse("index of the OCI layout", &bytes)?;
-        let fits = |candidate: &&Descriptor| {
-            candidate
-                .platform
-                .as_ref()
-                .is_some_and(|found| found.architecture == platform.architecture && found.os == platform.os)
-        };
-        let found = inner.manifests.iter().find(fits);
-        let found = found.ok_or_else(|| {
-            BuildError::user(format!(
-                "the OCI layout of context `{context}` has no image for {platform}"
-            ))
-        })?;
-        descriptor = found.clone();
+        let found = best_for(&inner.manifests, platform);
+        descriptor = found.ok_or_else(|| no_platform(&inner, platform, context))?.clone();
     }
     Err(BuildError::user(format!(
         "the OCI layout of context `{context}` nests indexes too deep"
     )))
 }
 
-fn choose(index: &Index, tag: Option<&str>, digest: Option<Digest>, context: &str) -> Result<Descriptor, BuildError> {
+/// The entry of `index.json` that is meant. Some tools write one a platform, all of one name or of none.
+fn choose(
+    index: &Index,
+    tag: Option<&str>,
+    digest: Option<Digest>,
+    platform: &Platform,
+    context: &str,
+) -> Result<Descriptor, BuildError> {
     const NAME: &str = "org.opencontainers.image.ref.name";
-    let named = |descriptor: &&Descriptor| descriptor.annotations.get(NAME).map(String::as_str) == tag;
-    let found = match (digest, tag) {
-        (Some(digest), _) => index.manifests.iter().find(|descriptor| descriptor.digest == digest),
-        (None, Some(_)) => index.manifests.iter().find(named),
-        (None, None) => index
-            .manifests
-            .first()
-            .filter(|_| index.manifests.len() == 1)
-            .or_else(|| {
-                let latest =
-                    |descriptor: &&Descriptor| descriptor.annotations.get(NAME).is_some_and(|name| name == "latest");
-                index.manifests.iter().find(latest)
-            }),
+    let all = index.manifests.as_slice();
+    let named = |tag: &str| -> Vec<Descriptor> {
+        let named = |entry: &&Descriptor| entry.annotations.get(NAME).is_some_and(|name| name == tag);
+        all.iter().filter(named).cloned().collect()
+    };
+    let candidates = match (digest, tag) {
+        (Some(digest), _) => all.iter().filter(|entry| entry.digest == digest).cloned().collect(),
+        (None, Some(tag)) => named(tag),
+        (None, None) if all.len() == 1 || all.iter().all(|entry| !entry.annotations.contains_key(NAME)) => all.to_vec(),
+        (None, None) => named("latest"),
+    };
+    let found = match candidates.as_slice() {
+        [single] => Some(single),
+        several => best_for(several, platform),
     };
     found.cloned().ok_or_else(|| {
         let known: Vec<&str> = index
@@ -203,6 +235,15 @@ fn choose(index: &Index, tag: Option<&str>, digest: Option<Digest>, context: &st
             ))
             .help(format!("choose one: `--build-context {context}=oci-layout://PATH:TAG`"))
     })
+}
+
+fn no_platform(index: &Index, platform: &Platform, context: &str) -> BuildError {
+    let offered = index.manifests.iter().filter_map(|entry| entry.platform.as_ref());
+    let offered: Vec<String> = offered.map(ToString::to_string).collect();
+    BuildError::user(format!(
+        "the OCI layout of context `{context}` has no image for {platform}"
+    ))
+    .note(format!("it is for {}", offered.join(", ").escape_debug()))
 }
 
 async fn layout_blob(context: &str, descriptor: &Descriptor, job: &Job) -> Result<Vec<u8>, BuildError> {

@@ -8,6 +8,7 @@
 
 pub mod build;
 pub mod request;
+pub mod platforms;
 pub mod plan;
 pub mod images;
 pub mod solve;

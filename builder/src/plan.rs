@@ -16,19 +16,19 @@ use proto::platform::Platform;
 use proto::v1::{self, event::Kind};
 
 use crate::build::Job;
-use crate::images::{self, ResolvedImage};
+use crate::executor::emulation::Handlers;
+use crate::images::{self, Lookup, ResolvedImage};
+use crate::platforms::Shape;
 use crate::request::{Blame, BuildError, BuildRequest, NamedContext, Place};
 use crate::tree::MergedTree;
 
 /// A build that is ready to be solved.
 #[derive(Debug)]
 pub struct Planned {
-    /// The graph.
+    /// The graphs of all platforms as one: what they share is there once.
     pub definition: Arc<Definition>,
-    /// The vertex whose result is the root filesystem; nothing for an empty one.
-    pub target: Option<VertexId>,
-    /// The image around it.
-    pub image: ImageTemplate,
+    /// The images to make, in the order of the platforms.
+    pub images_to_make: Vec<PlannedImage>,
     /// Pinned images, by their platform manifests.
     pub images: HashMap<Digest, Arc<ResolvedImage>>,
     /// Contexts that the graph reads, by name.
@@ -39,6 +39,15 @@ pub struct Planned {
     pub source_date_epoch: Option<i64>,
     /// Tells this Dockerfile's steps from those of others, for explanations only.
     pub project: String,
+}
+
+/// The image for one platform.
+#[derive(Debug)]
+pub struct PlannedImage {
+    /// The vertex whose result is the root filesystem; nothing for an empty one.
+    pub target: Option<VertexId>,
+    /// The image around it.
+    pub template: ImageTemplate,
 }
 
 /// A build context as far as this build reads it.
@@ -52,51 +61,104 @@ pub struct Context {
     pub excluded: Vec<(String, String, u32)>,
 }
 
-/// Reads the Dockerfile, lowers it until no base image is unknown, and walks the contexts it reads.
+/// Reads the Dockerfile, lowers it for each platform until no base image is unknown, and walks the contexts it reads.
 ///
 /// # Errors
 /// Diagnostics of the Dockerfile, images that cannot be resolved, contexts that cannot be read.
 pub async fn make(request: &BuildRequest, job: &Job) -> Result<Planned, BuildError> {
     let (source, ignore) = read(request, job).await?;
     let parsed = frontend::parse(&source);
-    let options = options(request, ignore, job);
-    let mut facts: BTreeMap<(String, Platform), ImageFacts> = BTreeMap::new();
-    let mut resolved = HashMap::new();
-    let plan = loop {
-        let lowered = frontend::lower(&source, &parsed, &options, &facts);
-        match lowered.map_err(|errors| first_error(&source, errors, job))? {
-            Lowered::Done(plan) => break *plan,
-            Lowered::Need(wanted) => {
-                let images = try_join_all(
-                    wanted
-                        .iter()
-                        .map(|wanted| resolve(wanted, request, job, &source).boxed()),
-                )
-                .await?;
-                for (wanted, image) in wanted.into_iter().zip(images) {
-                    let fact = ImageFacts {
-                        manifest: image.manifest,
-                        config: image.config.clone(),
-                    };
-                    facts.insert((wanted.reference, wanted.platform), fact);
-                    resolved.insert(image.manifest, image);
-                }
-            }
+    let platforms = options(request, ignore.as_ref(), job);
+    let mut resolver = Resolver {
+        request,
+        job,
+        source: &source,
+        facts: BTreeMap::new(),
+        images: HashMap::new(),
+    };
+    let plans = loop {
+        let lowered = platforms
+            .iter()
+            .map(|options| frontend::lower(&source, &parsed, options, &resolver.facts));
+        match together(lowered).map_err(|errors| first_error(&source, errors, job))? {
+            Together::Done(plans) => break plans,
+            Together::Need(wanted) => resolver.resolve(wanted).await?,
         }
     };
-    report(&source, &plan.diagnostics, job)?;
-    let contexts = walk_contexts(&plan, job).await?;
-    let project = project(request, job);
+    let images = resolver.images;
+    warn(&source, &plans, job);
+    let source_date_epoch = plans.iter().find_map(|plan| plan.source_date_epoch);
+    let mut definition = Definition::default();
+    let mut images_to_make = Vec::with_capacity(plans.len());
+    for plan in plans {
+        images_to_make.push(merge(&mut definition, plan));
+    }
     Ok(Planned {
-        definition: Arc::new(plan.definition),
-        target: plan.target,
-        image: plan.image,
-        images: resolved,
-        contexts,
+        contexts: walk_contexts(&definition, job).await?,
+        definition: Arc::new(definition),
+        images_to_make,
+        images,
         source: Arc::new(source),
-        source_date_epoch: plan.source_date_epoch,
-        project,
+        source_date_epoch,
+        project: project(request, job),
     })
+}
+
+/// The answers of lowering for all platforms as one.
+enum Together {
+    /// Images that some platform must know first.
+    Need(Vec<ImageRequest>),
+    /// A plan a platform.
+    Done(Vec<Plan>),
+}
+
+/// # Errors
+/// Every mistake once, in order of their places.
+fn together(lowered: impl Iterator<Item = Result<Lowered, Vec<Diagnostic>>>) -> Result<Together, Vec<Diagnostic>> {
+    let (mut plans, mut wanted, mut errors) = (Vec::new(), Vec::<ImageRequest>::new(), Vec::new());
+    for lowered in lowered {
+        match lowered {
+            Ok(Lowered::Done(plan)) => plans.push(*plan),
+            Ok(Lowered::Need(requests)) => {
+                let image = |request: &ImageRequest| (request.reference.clone(), request.platform.clone());
+                let known: Vec<_> = wanted.iter().map(image).collect();
+                wanted.extend(requests.into_iter().filter(|request| !known.contains(&image(request))));
+            }
+            Err(found) => errors.extend(found),
+        }
+    }
+    if !errors.is_empty() {
+        return Err(once(errors));
+    }
+    Ok(match wanted.is_empty() {
+        true => Together::Done(plans),
+        false => Together::Need(wanted),
+    })
+}
+
+/// Several platforms find the same things; each is said once, in the order of the file.
+fn once(mut diagnostics: Vec<Diagnostic>) -> Vec<Diagnostic> {
+    let mut seen = Vec::new();
+    diagnostics.retain(|found| {
+        let new = !seen.contains(found);
+        seen.extend(new.then(|| found.clone()));
+        new
+    });
+    diagnostics.sort_by_key(|found| found.span);
+    diagnostics
+}
+
+fn merge(definition: &mut Definition, plan: Plan) -> PlannedImage {
+    let names = definition.merge(plan.definition);
+    let rename = |id: VertexId| names[id.0 as usize];
+    let mut template = plan.image;
+    for entry in &mut template.history {
+        entry.layer = entry.layer.map(rename);
+    }
+    PlannedImage {
+        target: plan.target.map(rename),
+        template,
+    }
 }
 
 /// What is built is told apart by its name, and what has no name by where it lies.
@@ -119,7 +181,31 @@ async fn read(request: &BuildRequest, job: &Job) -> Result<(SourceFile, Option<P
     Ok((SourceFile::new(request.dockerfile_name.clone(), text), patterns))
 }
 
-fn options(request: &BuildRequest, ignore: Option<Patterns>, job: &Job) -> LowerOptions {
+/// What to lower with, for each platform.
+fn options(request: &BuildRequest, ignore: Option<&Patterns>, job: &Job) -> Vec<LowerOptions> {
+    let native = &job.host.platform;
+    if request.platforms.is_empty() {
+        let runnable = Handlers::read().runnable(native);
+        return vec![LowerOptions {
+            ignore: ignore.cloned(),
+            ..options_for(native, Some(runnable), request, job)
+        }];
+    }
+    let platforms = request.platforms.iter();
+    platforms
+        .map(|platform| LowerOptions {
+            ignore: ignore.cloned(),
+            ..options_for(platform, None, request, job)
+        })
+        .collect()
+}
+
+fn options_for(
+    platform: &Platform,
+    adoptable: Option<Vec<Platform>>,
+    request: &BuildRequest,
+    job: &Job,
+) -> LowerOptions {
     let contexts = request.contexts.iter().map(|(name, context)| {
         let lowered = match context {
             NamedContext::Local => frontend::NamedContext::Local,
@@ -132,7 +218,8 @@ fn options(request: &BuildRequest, ignore: Option<Patterns>, job: &Job) -> Lower
         target: request.target.clone(),
         build_args: request.build_args.clone(),
         labels: request.labels.clone(),
-        platform: request.platform.clone(),
+        platform: platform.clone(),
+        adoptable,
         build_platform: job.host.platform.clone(),
         default_network: request.network,
         extra_hosts: request.add_hosts.clone(),
@@ -140,38 +227,93 @@ fn options(request: &BuildRequest, ignore: Option<Patterns>, job: &Job) -> Lower
         contexts: contexts.collect(),
         entitlements: request.entitlements.clone(),
         source_date_epoch: request.source_date_epoch,
-        multi_platform: false,
-        ignore,
+        multi_platform: request.shape == Shape::Index,
+        ignore: None,
     }
 }
 
-async fn resolve(
-    wanted: &ImageRequest,
-    request: &BuildRequest,
-    job: &Job,
-    source: &SourceFile,
-) -> Result<Arc<ResolvedImage>, BuildError> {
-    let name = format!("[internal] load metadata for {}", wanted.reference);
-    let result = job
-        .step(&name, |_| {
-            images::resolve(&wanted.reference, &wanted.platform, request, job)
-        })
-        .await;
-    result.map(Arc::new).map_err(|mut error| {
-        let (start, end) = (wanted.span.start, wanted.span.end);
-        error.place = Some(Place {
-            start,
-            end,
-            line: source.line(start),
-        });
-        if let Some(near) = &wanted.near_stage {
-            error.helps.push(format!("did you mean the stage `{near}`?"));
-        }
-        error
-    })
+/// Finds base images, and remembers them.
+struct Resolver<'a> {
+    request: &'a BuildRequest,
+    job: &'a Job,
+    source: &'a SourceFile,
+    facts: BTreeMap<(String, Platform), ImageFacts>,
+    images: HashMap<Digest, Arc<ResolvedImage>>,
 }
 
-async fn walk_contexts(plan: &Plan, job: &Job) -> Result<HashMap<String, Arc<Context>>, BuildError> {
+impl Resolver<'_> {
+    /// Different names at once; one name for one platform after the other.
+    async fn resolve(&mut self, wanted: Vec<ImageRequest>) -> Result<(), BuildError> {
+        let mut by_name: BTreeMap<String, Vec<ImageRequest>> = BTreeMap::new();
+        for wanted in wanted {
+            by_name.entry(wanted.reference.clone()).or_default().push(wanted);
+        }
+        let this = &*self;
+        let names = by_name.into_values().map(|wanted| this.resolve_name(wanted).boxed());
+        for (wanted, image) in try_join_all(names).await?.into_iter().flatten() {
+            let fact = ImageFacts {
+                manifest: image.manifest,
+                config: image.config.clone(),
+            };
+            self.facts.insert((wanted.reference, wanted.platform), fact);
+            self.images.insert(image.manifest, image);
+        }
+        Ok(())
+    }
+
+    /// One name for several platforms is one image: from the store if that has it for all of them, else what the registry has
+    /// behind it at the first question.
+    async fn resolve_name(
+        &self,
+        wanted: Vec<ImageRequest>,
+    ) -> Result<Vec<(ImageRequest, Arc<ResolvedImage>)>, BuildError> {
+        let mut found = Vec::with_capacity(wanted.len());
+        let name = &wanted[0].reference;
+        let platforms = wanted.iter().map(|wanted| &wanted.platform);
+        let pin = self.pin_of(name);
+        let mut lookup = Lookup {
+            store: !self.request.pull && pin.is_none() && images::all_in_store(name, platforms, self.job),
+            pin,
+        };
+        for wanted in wanted {
+            let image = self.resolve_one(&wanted, lookup).await?;
+            lookup.pin = lookup.pin.or(image.pin);
+            found.push((wanted, Arc::new(image)));
+        }
+        Ok(found)
+    }
+
+    /// What an earlier round found behind the name.
+    fn pin_of(&self, reference: &str) -> Option<Digest> {
+        let known = self.facts.iter().filter(|((name, _), _)| name == reference);
+        known
+            .filter_map(|(_, fact)| self.images.get(&fact.manifest))
+            .find_map(|image| image.pin)
+    }
+
+    async fn resolve_one(&self, wanted: &ImageRequest, lookup: Lookup) -> Result<ResolvedImage, BuildError> {
+        let (request, job) = (self.request, self.job);
+        let prefix = match request.shape {
+            Shape::Index => format!("{} internal", wanted.platform),
+            Shape::Image => "internal".to_owned(),
+        };
+        let name = format!("[{prefix}] load metadata for {}", wanted.reference);
+        let result = job
+            .step(&name, |_| {
+                images::resolve(&wanted.reference, &wanted.platform, lookup, request, job)
+            })
+            .await;
+        result.map_err(|mut error| {
+            error.place = place(self.source, wanted.span);
+            if let Some(near) = &wanted.near_stage {
+                error.helps.push(format!("did you mean the stage `{near}`?"));
+            }
+            error
+        })
+    }
+}
+
+async fn walk_contexts(definition: &Definition, job: &Job) -> Result<HashMap<String, Arc<Context>>, BuildError> {
     let walk = |(name, patterns): (String, Vec<String>)| async move {
         let step = format!("[internal] load build context {name}");
         let walked = job.step(&step, |_| job.session.walk(&name, &patterns)).await?;
@@ -182,44 +324,33 @@ async fn walk_contexts(plan: &Plan, job: &Job) -> Result<HashMap<String, Arc<Con
         };
         Ok::<_, BuildError>((name, Arc::new(context)))
     };
-    let walks: Vec<_> = plan
-        .selections()
+    let walks: Vec<_> = frontend::plan::selections(definition)
         .into_iter()
         .map(|selection| walk(selection).boxed())
         .collect();
     Ok(try_join_all(walks).await?.into_iter().collect())
 }
 
-/// Tells warnings to the client; the first error becomes the build's failure.
-fn report(source: &SourceFile, diagnostics: &[Diagnostic], job: &Job) -> Result<(), BuildError> {
-    let (errors, warnings): (Vec<_>, Vec<_>) = diagnostics
-        .iter()
-        .cloned()
-        .partition(|diagnostic| diagnostic.severity == Severity::Error);
-    for warning in &warnings {
-        job.events.publish(Kind::Diagnostic(to_wire(source, warning)));
-    }
-    if errors.is_empty() {
-        Ok(())
-    } else {
-        Err(first_error(source, errors, job))
+/// Tells the client what is doubtful.
+fn warn(source: &SourceFile, plans: &[Plan], job: &Job) {
+    let warnings = plans.iter().flat_map(|plan| plan.diagnostics.iter().cloned());
+    for warning in once(warnings.collect()) {
+        job.events.publish(Kind::Diagnostic(to_wire(source, &warning)));
     }
 }
 
-/// The first error as the failure of the build; the others are told beside it.
-fn first_error(source: &SourceFile, errors: Vec<Diagnostic>, job: &Job) -> BuildError {
-    let mut errors = errors.into_iter();
-    let Some(first) = errors.next() else {
+/// The first error as the failure of the build; all else is told beside it.
+fn first_error(source: &SourceFile, found: Vec<Diagnostic>, job: &Job) -> BuildError {
+    let is_error = |found: &Diagnostic| found.severity == Severity::Error;
+    let Some(at) = found.iter().position(is_error) else {
         return BuildError::bug("the Dockerfile was refused without a reason");
     };
-    for error in errors {
-        job.events.publish(Kind::Diagnostic(to_wire(source, &error)));
+    let mut others = found;
+    let first = others.remove(at);
+    for other in others {
+        job.events.publish(Kind::Diagnostic(to_wire(source, &other)));
     }
-    let place = (first.span != Span::default()).then(|| Place {
-        start: first.span.start,
-        end: first.span.end,
-        line: source.line(first.span.start),
-    });
+    let place = place(source, first.span);
     let mut error = BuildError::new(Blame::User, first.message);
     error.notes = first.notes;
     error.helps = first.helps;
@@ -227,13 +358,13 @@ fn first_error(source: &SourceFile, errors: Vec<Diagnostic>, job: &Job) -> Build
     error
 }
 
-/// From 1; 0 for what has no place, such as a target that no stage has.
-fn line(source: &SourceFile, span: Span) -> u32 {
-    if span == Span::default() {
-        0
-    } else {
-        source.line(span.start)
-    }
+/// Where a span is; nothing for what no part of the file is to blame for.
+fn place(source: &SourceFile, span: Span) -> Option<Place> {
+    (span != Span::default()).then(|| Place {
+        start: span.start,
+        end: span.end,
+        line: source.line(span.start),
+    })
 }
 
 fn to_wire(source: &SourceFile, diagnostic: &Diagnostic) -> v1::Diagnostic {
@@ -250,6 +381,6 @@ fn to_wire(source: &SourceFile, diagnostic: &Diagnostic) -> v1::Diagnostic {
         helps: diagnostic.helps.clone(),
         start: diagnostic.span.start,
         end: diagnostic.span.end,
-        line: line(source, diagnostic.span),
+        line: place(source, diagnostic.span).map_or(0, |place| place.line),
     }
 }

@@ -10,6 +10,8 @@ use proto::platform::Platform;
 use proto::reference::Reference;
 use proto::v1;
 
+use crate::platforms::{self, Shape};
+
 /// A build, checked.
 #[derive(Debug, Clone)]
 pub struct BuildRequest {
@@ -21,8 +23,10 @@ pub struct BuildRequest {
     pub build_args: BTreeMap<String, String>,
     /// `--label`
     pub labels: BTreeMap<String, String>,
-    /// Target platform.
-    pub platform: Platform,
+    /// Target platforms, each once; none if the user chose none.
+    pub platforms: Vec<Platform>,
+    /// What the result is.
+    pub shape: Shape,
     /// Which steps may not come from the cache.
     pub no_cache: NoCache,
     /// Ask registries even where the store has an image of that name.
@@ -92,7 +96,10 @@ pub enum Output {
         encoding: Encoding,
     },
     /// The files of the root filesystem, as one tar on the wire.
-    Files,
+    Files {
+        /// A directory for each platform; nothing: with several platforms only.
+        platform_split: Option<bool>,
+    },
 }
 
 /// How layers leave the store.
@@ -285,7 +292,7 @@ impl std::error::Error for BuildError {}
 /// Why a request is refused before anything is done: one line that names the field and the value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct RequestError(String);
+pub struct RequestError(pub(crate) String);
 
 impl BuildRequest {
     /// Checks a request from the wire. `native` is the platform of steps without emulation.
@@ -309,12 +316,14 @@ impl BuildRequest {
             (false, stages) if stages.is_empty() => NoCache::Off,
             (false, stages) => NoCache::Stages(stages),
         };
+        let platforms = platforms::from_wire(&wire.platforms, native)?;
         Ok(Self {
             build_id: wire.build_id,
             target: (!wire.target.is_empty()).then_some(wire.target),
+            shape: platforms::shape(platforms.len(), &wire.build_args)?,
+            platforms,
             build_args: wire.build_args.into_iter().collect(),
             labels: wire.labels.into_iter().collect(),
-            platform: platform_from_wire(&wire.platforms, native)?,
             no_cache,
             pull: wire.pull,
             network: network_from_wire(&wire.network)?,
@@ -383,17 +392,6 @@ fn references_from_wire(texts: &[String]) -> Result<Vec<Reference>, RequestError
         .collect()
 }
 
-fn platform_from_wire(platforms: &[String], native: &Platform) -> Result<Platform, RequestError> {
-    match platforms {
-        [] => Ok(native.clone()),
-        [one] if one == "local" || one.is_empty() => Ok(native.clone()),
-        [one] => one.parse().map_err(|error| RequestError(format!("{error}"))),
-        _ => Err(RequestError(
-            "several platforms in one build are not supported yet: build them one by one".to_owned(),
-        )),
-    }
-}
-
 fn network_from_wire(text: &str) -> Result<Network, RequestError> {
     match text {
         "" | "default" => Ok(Network::Default),
@@ -456,7 +454,9 @@ fn output_from_wire(output: v1::Output) -> Result<Output, RequestError> {
                 rewrite_timestamp: oci.rewrite_timestamp,
             },
         }),
-        Some(Kind::Local(_) | Kind::Tar(_)) => Ok(Output::Files),
+        Some(Kind::Local(files) | Kind::Tar(files)) => Ok(Output::Files {
+            platform_split: files.platform_split,
+        }),
         None => Err(RequestError("an output has no kind that this server knows".to_owned())),
     }
 }
@@ -509,7 +509,8 @@ mod tests {
     #[test]
     fn an_empty_request_keeps_the_image_for_the_native_platform() {
         let request = request(|_| {}).unwrap();
-        assert_eq!(request.platform, native());
+        assert_eq!(request.platforms, []);
+        assert_eq!(request.shape, Shape::Image);
         assert_eq!(request.outputs, [Output::kept()]);
     }
 

@@ -230,7 +230,7 @@ impl Bench {
     async fn build_with(&self, script: Script, target: VertexId, no_cache: NoCache) -> Built {
         let script = Arc::new(script);
         let solve = self.solve(&script, no_cache);
-        let result = solve::run(&solve, target).await;
+        let result = solve::run(&solve, &[target]).await;
         Built {
             result,
             events: solve.events,
@@ -406,7 +406,12 @@ async fn equal_work_of_two_builds_runs_once() {
         }
         gate.notify_one();
     };
-    let (one, two, ()) = tokio::join!(solve::run(&solves[0], target), solve::run(&solves[1], target), release);
+    let targets = [target];
+    let (one, two, ()) = tokio::join!(
+        solve::run(&solves[0], &targets),
+        solve::run(&solves[1], &targets),
+        release
+    );
     assert_eq!(one.unwrap()[&target].stack, two.unwrap()[&target].stack);
     assert_eq!(first.ran.lock().unwrap().len() + second.ran.lock().unwrap().len(), 1);
 }
@@ -424,12 +429,12 @@ async fn a_canceled_build_does_not_wait_for_others() {
     });
     let waiter = Arc::new(script(&graph, &[]));
     let (holds, waits) = (bench.solve(&holder, NoCache::Off), bench.solve(&waiter, NoCache::Off));
-    let holding = tokio::spawn(async move { solve::run(&holds, target).await });
+    let holding = tokio::spawn(async move { solve::run(&holds, &[target]).await });
     for _ in 0..20 {
         tokio::task::yield_now().await;
     }
     waits.cancel.cancel();
-    assert_eq!(solve::run(&waits, target).await.unwrap_err().blame, Blame::Canceled);
+    assert_eq!(solve::run(&waits, &[target]).await.unwrap_err().blame, Blame::Canceled);
     gate.notify_one();
     holding.await.unwrap().unwrap();
 }

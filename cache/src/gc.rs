@@ -13,6 +13,7 @@ use proto::record::{CacheKey, CacheRecord, LayerInfo};
 
 use crate::blob::disk::file_name as blob_name;
 use crate::durable::WriteError;
+use crate::images::Variant;
 use crate::index::Used;
 use crate::lease::Held;
 use crate::records::{forms_name, preimage_name, record_name};
@@ -274,17 +275,23 @@ fn things_of_layer(layer: &LayerInfo) -> Vec<Thing> {
 
 fn mark_images(store: &Store, survey: &mut Survey) -> io::Result<()> {
     for image in store.images().list()? {
-        survey.kept.insert(Thing::Blob(image.config));
-        let mut chain = None;
-        for mut layer in image.layers {
-            crate::records::merge(&mut layer.forms, store.disk_records().forms(layer.diff_id));
-            let top = ChainId::append(chain, layer.diff_id);
-            survey.kept.extend(things_of_layer(&layer));
-            survey.kept.insert(Thing::Snapshot(top));
-            chain = Some(top);
+        for variant in image.variants() {
+            mark_variant(store, survey, variant);
         }
     }
     Ok(())
+}
+
+fn mark_variant(store: &Store, survey: &mut Survey, variant: &Variant) {
+    survey.kept.insert(Thing::Blob(variant.config));
+    let mut chain = None;
+    for mut layer in variant.layers.iter().cloned() {
+        crate::records::merge(&mut layer.forms, store.disk_records().forms(layer.diff_id));
+        let top = ChainId::append(chain, layer.diff_id);
+        survey.kept.extend(things_of_layer(&layer));
+        survey.kept.insert(Thing::Snapshot(top));
+        chain = Some(top);
+    }
 }
 
 fn mark_leases(store: &Store, survey: &mut Survey) {

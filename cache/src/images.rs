@@ -19,11 +19,24 @@ use crate::sealed;
 /// Longest name of a file made from a reference; longer ones are named by digest, since file systems end at 255 bytes.
 const MAX_NAME: usize = 240;
 
-/// An image in the store.
+/// A name in the store and what it stands for: an image, or an index over images for several platforms.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
-    /// Its name.
+    /// The name.
     pub reference: Reference,
+    /// The image, or the first one of the index.
+    pub first: Variant,
+    /// The others of the index, in its order.
+    pub further: Vec<Variant>,
+    /// Digest of the index; nothing for a single image without one.
+    pub index: Option<Digest>,
+    /// When it was made: milliseconds since 1970.
+    pub created_ms: u64,
+}
+
+/// An image for one platform.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Variant {
     /// Digest of its config, a blob.
     pub config: Digest,
     /// What it runs on.
@@ -32,8 +45,19 @@ pub struct Image {
     pub layers: Vec<LayerInfo>,
     /// Where layers of base images can be had: for lazy fetching, and for mounting them across repositories on push.
     pub origins: BTreeMap<DiffId, Reference>,
-    /// When it was made: milliseconds since 1970.
-    pub created_ms: u64,
+}
+
+impl Image {
+    /// The images behind the name, in order.
+    pub fn variants(&self) -> impl Iterator<Item = &Variant> {
+        std::iter::once(&self.first).chain(&self.further)
+    }
+
+    /// The image for `platform`.
+    #[must_use]
+    pub fn variant(&self, platform: &Platform) -> Option<&Variant> {
+        self.variants().find(|variant| variant.platform == *platform)
+    }
 }
 
 /// Images as files.
@@ -131,20 +155,37 @@ impl Images {
 
 impl From<&Image> for v1::StoredImage {
     fn from(image: &Image) -> Self {
+        let first = v1::stored_image::Variant::from(&image.first);
+        Self {
+            reference: image.reference.to_string(),
+            config: first.config,
+            os: first.os,
+            architecture: first.architecture,
+            variant: first.variant,
+            os_version: first.os_version,
+            layers: first.layers,
+            origins: first.origins,
+            created_ms: image.created_ms,
+            index: image.index.map(|index| index.as_bytes().to_vec()).unwrap_or_default(),
+            further: image.further.iter().map(v1::stored_image::Variant::from).collect(),
+        }
+    }
+}
+
+impl From<&Variant> for v1::stored_image::Variant {
+    fn from(variant: &Variant) -> Self {
         let origin = |(diff_id, reference): (&DiffId, &Reference)| v1::stored_image::Origin {
             diff_id: diff_id.0.as_bytes().to_vec(),
             reference: reference.to_string(),
         };
         Self {
-            reference: image.reference.to_string(),
-            config: image.config.as_bytes().to_vec(),
-            os: image.platform.os.clone(),
-            architecture: image.platform.architecture.clone(),
-            variant: image.platform.variant.clone(),
-            os_version: image.platform.os_version.clone(),
-            layers: image.layers.iter().map(v1::StoredLayer::from).collect(),
-            origins: image.origins.iter().map(origin).collect(),
-            created_ms: image.created_ms,
+            config: variant.config.as_bytes().to_vec(),
+            os: variant.platform.os.clone(),
+            architecture: variant.platform.architecture.clone(),
+            variant: variant.platform.variant.clone(),
+            os_version: variant.platform.os_version.clone(),
+            layers: variant.layers.iter().map(v1::StoredLayer::from).collect(),
+            origins: variant.origins.iter().map(origin).collect(),
         }
     }
 }
@@ -160,23 +201,45 @@ impl TryFrom<v1::StoredImage> for Image {
     type Error = ConvertError;
 
     fn try_from(message: v1::StoredImage) -> Result<Self, ConvertError> {
+        let first = v1::stored_image::Variant {
+            config: message.config,
+            os: message.os,
+            architecture: message.architecture,
+            variant: message.variant,
+            os_version: message.os_version,
+            layers: message.layers,
+            origins: message.origins,
+        };
+        let further = message.further.into_iter().map(Variant::try_from);
+        Ok(Self {
+            reference: reference("reference", &message.reference)?,
+            first: first.try_into()?,
+            further: further.collect::<Result<_, _>>()?,
+            index: match message.index.as_slice() {
+                [] => None,
+                bytes => Some(Digest::from_bytes(array("index", bytes)?)),
+            },
+            created_ms: message.created_ms,
+        })
+    }
+}
+
+impl TryFrom<v1::stored_image::Variant> for Variant {
+    type Error = ConvertError;
+
+    fn try_from(message: v1::stored_image::Variant) -> Result<Self, ConvertError> {
         let mut platform = Platform::new(&message.os, &message.architecture, &message.variant);
         platform.os_version = message.os_version;
         let origin = |origin: v1::stored_image::Origin| {
             let diff_id = DiffId(Digest::from_bytes(array("origins", &origin.diff_id)?));
             Ok((diff_id, reference("origins", &origin.reference)?))
         };
+        let layers = message.layers.into_iter().map(LayerInfo::try_from);
         Ok(Self {
-            reference: reference("reference", &message.reference)?,
             config: Digest::from_bytes(array("config", &message.config)?),
             platform,
-            layers: message
-                .layers
-                .into_iter()
-                .map(LayerInfo::try_from)
-                .collect::<Result<_, _>>()?,
+            layers: layers.collect::<Result<_, _>>()?,
             origins: message.origins.into_iter().map(origin).collect::<Result<_, _>>()?,
-            created_ms: message.created_ms,
         })
     }
 }
@@ -184,6 +247,37 @@ impl TryFrom<v1::StoredImage> for Image {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn variant(platform: &str) -> Variant {
+        let diff_id = DiffId(Digest::of(platform.as_bytes()));
+        Variant {
+            config: Digest::of(b"config"),
+            platform: platform.parse().unwrap(),
+            layers: vec![LayerInfo {
+                diff_id,
+                size_bytes: 7,
+                forms: Vec::new(),
+            }],
+            origins: BTreeMap::from([(diff_id, "debian:12".parse().unwrap())]),
+        }
+    }
+
+    #[test]
+    fn an_index_survives_the_way_to_the_disk_and_back() {
+        let image = Image {
+            reference: "app:1".parse().unwrap(),
+            first: variant("linux/amd64"),
+            further: vec![variant("linux/arm/v7"), variant("linux/arm64")],
+            index: Some(Digest::of(b"index")),
+            created_ms: 5,
+        };
+        let read = Image::try_from(v1::StoredImage::from(&image)).unwrap();
+        assert_eq!(read, image);
+        assert_eq!(read.variants().count(), 3);
+        let found = read.variant(&"linux/arm/v7".parse().unwrap());
+        assert_eq!(found, Some(&image.further[0]));
+        assert_eq!(read.variant(&"linux/arm/v6".parse().unwrap()), None);
+    }
 
     #[test]
     fn file_names_are_one_component_and_fit() {

@@ -15,7 +15,7 @@
 //! | `preimages/hh/<key>` | `StoredPreimage`, sealed: what a key was computed from | collection |
 //! | `steps/hh/<identity>` | 32 bytes, sealed: the last key of a step | collection of everything |
 //! | `forms/hh/<diff ID>` | `StoredForms`, sealed: blobs of a layer made after its record | collection |
-//! | `images/<reference>` | `StoredImage`, sealed; the name percent-encoded, or `%` and its BLAKE3 if too long | removal by name |
+//! | `images/<reference>` | `StoredImage`, sealed: an image or an index; the name percent-encoded, or `%` and its BLAKE3 if too long | removal by name |
 //! | `pending-<boot>-<n>/` | a group that is not durable yet; `/` in names is `+` | see below |
 //! | `synced-<boot>-<n>/` | a durable group on its way to its places | nothing |
 //! | `quarantine/` | files with wrong bytes; `/` in names is `+` | collection |

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use cache::blob::{BlobError, BlobStore};
 use cache::durable::WriteError;
 use cache::gc::{Policy, RECENT_MS, SnapshotSweep};
-use cache::images::Image;
+use cache::images::{Image, Variant};
 use cache::lease::Held;
 use cache::records::RecordStore;
 use cache::store::{Options, Store};
@@ -157,19 +157,24 @@ fn nothing_that_a_lease_holds_is_collected() {
 #[test]
 fn an_image_keeps_its_config_layers_and_snapshots() {
     let bench = bench();
-    for name in ["base", "top", "other"] {
+    for name in ["base", "top", "arm", "other"] {
         build(&bench.store, name, 1);
     }
     let config = bench.store.blobs().put(b"{}").unwrap();
     let gzip = bench.store.blobs().put(b"gzip").unwrap();
     let form = Descriptor::new(media_type::LAYER_GZIP, gzip, 4);
     bench.store.records().add_form(layer("base"), &form).unwrap();
+    let variant = |platform: &str, layers| Variant {
+        config,
+        platform: platform.parse().unwrap(),
+        layers,
+        origins: BTreeMap::new(),
+    };
     let image = Image {
         reference: "app:1".parse().unwrap(),
-        config,
-        platform: "linux/amd64".parse().unwrap(),
-        layers: vec![record("base", 1).layer, record("top", 1).layer],
-        origins: BTreeMap::new(),
+        first: variant("linux/amd64", vec![record("base", 1).layer, record("top", 1).layer]),
+        further: vec![variant("linux/arm64", vec![record("arm", 1).layer])],
+        index: Some(Digest::of(b"index")),
         created_ms: 1,
     };
     bench.store.images().put(&image).unwrap();
@@ -190,6 +195,7 @@ fn an_image_keeps_its_config_layers_and_snapshots() {
     bench.store.gc(EVERYTHING, Some(&snapshots)).unwrap();
     assert_eq!(there(&bench.store, "base"), (false, true, true));
     assert_eq!(there(&bench.store, "top"), (false, true, true));
+    assert_eq!(there(&bench.store, "arm"), (false, true, true));
     assert_eq!(there(&bench.store, "other"), NONE);
     assert!(bench.store.blobs().contains(config).unwrap() && bench.store.blobs().contains(gzip).unwrap());
     let mut left: Vec<ChainId> = snapshots.0.borrow().keys().copied().collect();

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cache::blob::BlobStore;
 use cache::durable::{Faults, Step, WriteError};
-use cache::images::Image;
+use cache::images::{Image, Variant};
 use cache::records::RecordStore;
 use cache::store::{OpenError, Options, Store};
 use proto::digest::{ChainId, ContentDigest, DiffId, Digest};
@@ -97,10 +97,14 @@ fn record(name: &str) -> CacheRecord {
 fn image(name: &str) -> Image {
     Image {
         reference: "app:1".parse().unwrap(),
-        config: layer(name).0,
-        platform: "linux/amd64".parse().unwrap(),
-        layers: vec![record(name).layer],
-        origins: BTreeMap::from([(layer(name), "debian:12".parse().unwrap())]),
+        first: Variant {
+            config: layer(name).0,
+            platform: "linux/amd64".parse().unwrap(),
+            layers: vec![record(name).layer],
+            origins: BTreeMap::from([(layer(name), "debian:12".parse().unwrap())]),
+        },
+        further: Vec::new(),
+        index: None,
         created_ms: 5,
     }
 }
@@ -173,7 +177,7 @@ fn check_consistent(store: &Store, promised: &Promised) {
     }
     if let Some(found) = found {
         assert!(
-            store.blobs().read(found.config, 100).unwrap().is_some(),
+            store.blobs().read(found.first.config, 100).unwrap().is_some(),
             "a name before its bytes"
         );
     }

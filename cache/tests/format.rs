@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use cache::blob::BlobStore;
-use cache::images::Image;
+use cache::images::{Image, Variant};
 use cache::records::RecordStore;
 use cache::store::{Options, Store};
 use proto::digest::{ChainId, ContentDigest, DiffId, Digest};
@@ -114,10 +114,14 @@ fn fill(store: &Store) {
     store.records().put_preimage(key, &preimage).unwrap();
     let image = Image {
         reference: "app:1".parse().unwrap(),
-        config: digest,
-        platform: "linux/arm/v7".parse().unwrap(),
-        layers: vec![layer],
-        origins: BTreeMap::from([(diff_id, "debian:12".parse().unwrap())]),
+        first: Variant {
+            config: digest,
+            platform: "linux/arm/v7".parse().unwrap(),
+            layers: vec![layer],
+            origins: BTreeMap::from([(diff_id, "debian:12".parse().unwrap())]),
+        },
+        further: Vec::new(),
+        index: None,
         created_ms: 1_700_000_000_001,
     };
     store.images().put(&image).unwrap();

@@ -319,6 +319,9 @@ pub(crate) struct RmiArgs {
 pub(crate) struct ReferenceArgs {
     /// Name or ID of an image
     pub(crate) reference: String,
+    /// Which image, if the name stands for several [default: the server's own platform]
+    #[arg(long, value_name = "PLATFORM")]
+    pub(crate) platform: Option<String>,
     #[command(flatten)]
     pub(crate) format: FormatArgs,
 }
@@ -329,6 +332,9 @@ pub(crate) struct ReferencesArgs {
     /// Names or IDs of images
     #[arg(required = true)]
     pub(crate) references: Vec<String>,
+    /// Only this platform's image, where a name stands for several
+    #[arg(long, value_name = "PLATFORM")]
+    pub(crate) platform: Option<String>,
 }
 
 /// The `login` command.

@@ -72,6 +72,11 @@ impl From<&Output> for v1::Output {
     }
 }
 
+/// Whether one `--output` is an archive for `docker load`.
+pub(crate) fn is_for_docker(text: &str) -> Result<bool, Problem> {
+    Ok(values::csv(text)?.iter().any(|field| field == "type=docker"))
+}
+
 /// The attributes of one `--output`.
 #[derive(Default)]
 struct Attributes {
@@ -82,6 +87,7 @@ struct Attributes {
     push: Option<bool>,
     compression: Option<String>,
     rewrite_timestamp: Option<bool>,
+    platform_split: Option<bool>,
 }
 
 /// Parses one `--output`; nothing for `cacheonly`.
@@ -92,8 +98,8 @@ pub(crate) fn parse(text: &str) -> Result<Option<Output>, Problem> {
         && !path.is_empty()
     {
         let (kind, destination) = match path.as_str() {
-            "-" => (Kind::Tar(FilesOutput {}), Destination::Stdout),
-            path => (Kind::Local(FilesOutput {}), Destination::Directory(path.into())),
+            "-" => (Kind::Tar(FilesOutput::default()), Destination::Stdout),
+            path => (Kind::Local(FilesOutput::default()), Destination::Directory(path.into())),
         };
         return Ok(Some(Output { kind, destination }));
     }
@@ -116,11 +122,13 @@ fn attributes(text: &str, fields: &[String]) -> Result<Attributes, Problem> {
             "tar" => attributes.tar = Some(values::boolean(key, value)?),
             "push" => attributes.push = Some(values::boolean(key, value)?),
             "rewrite-timestamp" => attributes.rewrite_timestamp = Some(values::boolean(key, value)?),
+            "platform-split" => attributes.platform_split = Some(values::boolean(key, value)?),
             "compression" => attributes.compression = Some(compression(value)?),
             _ => {
                 return Err(
-                    Problem::usage(format!("--output: `{key}` in `{text}` is not supported"))
-                        .help("keys are type, dest, name, tar, push, compression and rewrite-timestamp"),
+                    Problem::usage(format!("--output: `{key}` in `{text}` is not supported")).help(
+                        "keys are type, dest, name, tar, push, compression, rewrite-timestamp and platform-split",
+                    ),
                 );
             }
         }
@@ -169,6 +177,12 @@ fn build(text: &str, attributes: Attributes) -> Result<Option<Output>, Problem> 
     if attributes.push.is_some() && kind != "image" && kind != "registry" {
         return refuse("push");
     }
+    if attributes.platform_split.is_some() && kind != "local" && kind != "tar" {
+        return refuse("platform-split");
+    }
+    let files = FilesOutput {
+        platform_split: attributes.platform_split,
+    };
     if attributes.dest.is_some() && matches!(kind.as_str(), "image" | "registry" | "cacheonly") {
         return refuse("dest");
     }
@@ -177,13 +191,13 @@ fn build(text: &str, attributes: Attributes) -> Result<Option<Output>, Problem> 
         "oci" => oci(text, attributes).map(Some),
         "local" => match destination(text, attributes.dest)? {
             Destination::File(path) => Ok(Some(Output {
-                kind: Kind::Local(FilesOutput {}),
+                kind: Kind::Local(files),
                 destination: Destination::Directory(path),
             })),
             _ => Err(Problem::usage("--output: a directory can not be written to stdout").help("use type=tar,dest=-")),
         },
         "tar" => Ok(Some(Output {
-            kind: Kind::Tar(FilesOutput {}),
+            kind: Kind::Tar(files),
             destination: destination(text, attributes.dest)?,
         })),
         "cacheonly" => Ok(None),
@@ -252,14 +266,14 @@ mod tests {
         assert_eq!(
             parsed("out/dir"),
             Output {
-                kind: Kind::Local(FilesOutput {}),
+                kind: Kind::Local(FilesOutput::default()),
                 destination: Destination::Directory("out/dir".into()),
             }
         );
         assert_eq!(
             parsed("-"),
             Output {
-                kind: Kind::Tar(FilesOutput {}),
+                kind: Kind::Tar(FilesOutput::default()),
                 destination: Destination::Stdout,
             }
         );
@@ -278,6 +292,19 @@ mod tests {
         assert_eq!(destination("dest=d,type=local"), Destination::Directory("d".into()));
         assert_eq!(destination("type=image"), Destination::Nowhere);
         assert_eq!(parse("type=cacheonly").unwrap(), None);
+    }
+
+    #[test]
+    fn files_may_be_split_by_platform_or_not() {
+        let split = |text| match parsed(text).kind {
+            Kind::Local(files) | Kind::Tar(files) => files.platform_split,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(split("out"), None);
+        assert_eq!(split("type=local,dest=out,platform-split=false"), Some(false));
+        assert_eq!(split("type=tar,dest=-,platform-split=1"), Some(true));
+        let message = parse("type=oci,dest=a,platform-split=1").unwrap_err().message;
+        assert!(message.contains("`platform-split` means nothing"), "{message}");
     }
 
     #[test]

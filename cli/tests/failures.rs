@@ -32,7 +32,7 @@ fn an_unknown_instruction_is_pointed_at_with_the_nearest_name() {
 }
 
 #[test]
-fn every_mistake_of_a_dockerfile_is_shown_at_once() {
+fn every_mistake_of_a_dockerfile_is_shown_at_once_in_the_order_of_the_file() {
     needs!();
     let place = Place::new();
     place.dockerfile("FROM base\nEXPOSE\nRUM x\n");
@@ -41,15 +41,15 @@ fn every_mistake_of_a_dockerfile_is_shown_at_once() {
         &["."],
         1,
         &expect![[r#"
-        error[unknown-instruction]: unknown instruction: RUM (did you mean RUN?)
-          --> Dockerfile:3:1
-           3 | RUM x
-             | ^^^
-        error: EXPOSE requires at least one argument
-          --> Dockerfile:2:1
-           2 | EXPOSE
-             | ^^^^^^
-    "#]],
+            error: EXPOSE requires at least one argument
+              --> Dockerfile:2:1
+               2 | EXPOSE
+                 | ^^^^^^
+            error[unknown-instruction]: unknown instruction: RUM (did you mean RUN?)
+              --> Dockerfile:3:1
+               3 | RUM x
+                 | ^^^
+        "#]],
     );
 }
 
@@ -125,6 +125,34 @@ fn an_unknown_target_is_answered_with_the_stages() {
         help: did you mean the stage `release`?
     "#]],
     );
+}
+
+#[test]
+fn a_frontend_from_outside_is_refused_wherever_it_is_named() {
+    needs!();
+    let place = Place::new();
+    place.dockerfile("# syntax=r.example/other:1\nFROM base\nNO SUCH THING\n");
+    let refused = "error: frontend image `r.example/other:1` cannot be used: rbuild has its frontend built in\n";
+    let outcome = place
+        .build(&["."])
+        .exits(1)
+        .says(&format!("{refused}  --> Dockerfile:1:10\n"));
+    assert!(!outcome.stderr.contains("unknown instruction"), "{}", outcome.stderr);
+    place.dockerfile("# syntax=docker/dockerfile:1.7-labs\nFROM base\n");
+    place.build(&["."]).exits(0);
+    let argument = "--build-arg=BUILDKIT_SYNTAX=r.example/other:1 more";
+    place
+        .build(&[argument, "."])
+        .exits(1)
+        .says(&format!("{refused}help: leave out"));
+    place.dockerfile("# syntax=r.example/other:1\nFROM base\n");
+    place
+        .build(&["--build-arg=BUILDKIT_SYNTAX=docker/dockerfile:1", "."])
+        .exits(0);
+    place
+        .build(&["--build-arg=BUILDKIT_SYNTAX=", "."])
+        .exits(2)
+        .says("BUILDKIT_SYNTAX cannot be empty");
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod failures;
 mod help;
 mod mounts;
 mod outputs;
+mod platforms;
 mod privileges;
 mod registry;
 mod registry_access;

@@ -24,7 +24,7 @@
 //! | `<< EOF`, with a blank | opens a heredoc | `ok/heredoc_blank` |
 //! | two heredocs with one name in a `COPY` | both have the text of the last | `ok/heredoc_same_name` |
 //! | flags before the names of `ARG`, before a `STOPSIGNAL` | are overlooked | `ok/arg_words`, `ok/stop_signals` |
-//! | `ARG $NAME=1` | names expand like words; not in the global scope | `plan/arg_names` |
+//! | `ARG $NAME=1`, `ARG "NAME"=1` | the name is what is written, dollar and quotes included | `plan/arg_names` |
 //! | `FROM base` after `AS Base`, and `FROM BASE` | names are lower case, `FROM` compares as written, everything else in any case | `plan/stage_name_case` |
 //! | `--target 0` | a name that no stage has | `frontend/tests/lower/errors.rs` |
 //! | two stages of one name | the later one hides the first from then on | `plan/stage_hides_image` |

@@ -15,6 +15,9 @@ pub struct Directives {
     pub check: Option<Word>,
 }
 
+/// Code of the error about a frontend image that is not this frontend.
+pub(crate) const FOREIGN_SYNTAX: &str = "foreign-syntax";
+
 /// Frontend images that this frontend stands for.
 const BUILT_IN: [&str; 2] = ["docker/dockerfile", "docker/dockerfile-upstream"];
 
@@ -66,15 +69,23 @@ impl Directives {
             diagnostics.push(Diagnostic::error("invalid-escape-directive", escape.span, message));
         }
         if let Some(syntax) = &self.syntax {
-            let image = syntax.value.split_whitespace().next().unwrap_or_default();
-            if !is_built_in(image) {
-                let message = format!("frontend image `{image}` cannot be used: rbuild has its frontend built in");
-                let diagnostic = Diagnostic::error("foreign-syntax", syntax.span, message)
-                    .help("remove the line if the file needs no more than `docker/dockerfile:1` offers");
-                diagnostics.push(diagnostic);
-            }
+            diagnostics.extend(refuse_foreign(&syntax.value, syntax.span));
         }
     }
+}
+
+/// The error about `value`, a frontend image and whatever follows it, unless this frontend stands for it.
+pub(crate) fn refuse_foreign(value: &str, span: Span) -> Option<Diagnostic> {
+    let image = value.split_whitespace().next().unwrap_or_default();
+    if is_built_in(image) {
+        return None;
+    }
+    let message = format!("frontend image `{image}` cannot be used: rbuild has its frontend built in");
+    let help = match span == Span::default() {
+        true => "leave out the build argument BUILDKIT_SYNTAX, or set it to `docker/dockerfile:1`",
+        false => "remove the line if the file needs no more than `docker/dockerfile:1` offers",
+    };
+    Some(Diagnostic::error(FOREIGN_SYNTAX, span, message).help(help))
 }
 
 /// Whether an image is the Dockerfile frontend, of whatever version and channel.

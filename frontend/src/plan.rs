@@ -92,24 +92,30 @@ pub struct HistoryEntry {
 }
 
 impl Plan {
-    /// Which paths of which context are read: context name → patterns, sorted, without doubles. `.` means everything.
-    /// Contexts that nothing reads are left out.
+    /// What the plan reads of contexts: see [`selections`].
     #[must_use]
     pub fn selections(&self) -> BTreeMap<String, Vec<String>> {
-        let mut selections: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for vertex in &self.definition.vertices {
-            for (from, pattern) in reads(&vertex.op) {
-                if let Op::Local(local) = &self.definition.vertex(from).op {
-                    selections.entry(local.name.clone()).or_default().push(pattern);
-                }
+        selections(&self.definition)
+    }
+}
+
+/// Which paths of which context are read: context name → patterns, sorted, without doubles. `.` means everything.
+/// Contexts that nothing reads are left out.
+#[must_use]
+pub fn selections(definition: &Definition) -> BTreeMap<String, Vec<String>> {
+    let mut selections: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for vertex in &definition.vertices {
+        for (from, pattern) in reads(&vertex.op) {
+            if let Op::Local(local) = &definition.vertex(from).op {
+                selections.entry(local.name.clone()).or_default().push(pattern);
             }
         }
-        for patterns in selections.values_mut() {
-            patterns.sort();
-            patterns.dedup();
-        }
-        selections
     }
+    for patterns in selections.values_mut() {
+        patterns.sort();
+        patterns.dedup();
+    }
+    selections
 }
 
 /// What an op reads by content, as clean relative patterns.

@@ -357,7 +357,55 @@ impl Vertex {
     }
 }
 
+impl Op {
+    /// Renames the inputs: what [`Vertex::inputs`] names as `id` becomes `to(id)`.
+    fn rename_inputs(&mut self, to: &dyn Fn(VertexId) -> VertexId) {
+        let rename = |id: &mut VertexId| *id = to(*id);
+        match self {
+            Self::Image(_) | Self::Local(_) => {}
+            Self::Exec(exec) => {
+                exec.root.iter_mut().for_each(rename);
+                for mount in &mut exec.mounts {
+                    match &mut mount.kind {
+                        MountKind::Bind { from, .. } => rename(from),
+                        MountKind::Cache { from, .. } => from.iter_mut().for_each(|(from, _)| rename(from)),
+                        MountKind::Tmpfs { .. } | MountKind::Secret { .. } | MountKind::Ssh { .. } => {}
+                    }
+                }
+            }
+            Self::File(file) => {
+                file.root.iter_mut().for_each(rename);
+                if let FileAction::Copy(copy) = &mut file.action {
+                    for source in &mut copy.sources {
+                        if let CopySource::Path { from, .. } = source {
+                            rename(from);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
 impl Definition {
+    /// Takes over the vertices of `other`, except those that are here already: equal ops on equal inputs for one platform. A
+    /// build context is the same for all platforms. Returns what each vertex of `other` is called here.
+    pub fn merge(&mut self, other: Self) -> Vec<VertexId> {
+        let mut names: Vec<VertexId> = Vec::with_capacity(other.vertices.len());
+        for mut vertex in other.vertices {
+            vertex.op.rename_inputs(&|id| names[id.0 as usize]);
+            let equal = |known: &Vertex| {
+                known.op == vertex.op && (known.platform == vertex.platform || matches!(vertex.op, Op::Local(_)))
+            };
+            let name = match (0_u32..).zip(&self.vertices).find(|(_, known)| equal(known)) {
+                Some((at, _)) => VertexId(at),
+                None => self.push(vertex),
+            };
+            names.push(name);
+        }
+        names
+    }
+
     /// The vertex behind `id`.
     ///
     /// # Panics
@@ -375,5 +423,109 @@ impl Definition {
         let id = VertexId(u32::try_from(self.vertices.len()).expect("a Dockerfile has fewer lines than 2^32"));
         self.vertices.push(vertex);
         id
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vertex(platform: &str, op: Op) -> Vertex {
+        Vertex {
+            op,
+            platform: platform.parse().unwrap(),
+            name: String::new(),
+            lines: None,
+            stage: String::new(),
+        }
+    }
+
+    fn context() -> Op {
+        Op::Local(LocalOp { name: "context".into() })
+    }
+
+    fn copy(root: Option<VertexId>, from: VertexId) -> Op {
+        let action = CopyAction {
+            sources: vec![CopySource::Path {
+                from,
+                pattern: "/a".into(),
+            }],
+            dest: "/a".into(),
+            dest_is_dir: false,
+            owner: None,
+            mode: None,
+            link: false,
+            parents: false,
+            exclude: Vec::new(),
+            unpack: false,
+        };
+        Op::File(FileOp {
+            root,
+            action: FileAction::Copy(action),
+        })
+    }
+
+    /// A build stage on amd64, and an image for `platform` that copies from it.
+    fn cross(platform: &str) -> Definition {
+        let mut definition = Definition::default();
+        let files = definition.push(vertex(platform, context()));
+        let built = definition.push(vertex("linux/amd64", copy(None, files)));
+        definition.push(vertex(platform, copy(None, built)));
+        definition
+    }
+
+    #[test]
+    fn what_platforms_share_is_there_once() {
+        let mut merged = Definition::default();
+        assert_eq!(merged.merge(cross("linux/amd64")), [0, 1, 2].map(VertexId));
+        assert_eq!(merged.merge(cross("linux/arm64")), [0, 1, 3].map(VertexId));
+        assert_eq!(merged.merge(cross("linux/arm64")), [0, 1, 3].map(VertexId));
+        let inputs: Vec<_> = merged.vertices.iter().map(Vertex::inputs).collect();
+        assert_eq!(inputs[2], inputs[3]);
+        assert_eq!(inputs[3], [(VertexId(1), InputMode::Content)]);
+    }
+
+    #[test]
+    fn every_input_is_renamed() {
+        let mount = |kind| Mount {
+            target: "/m".into(),
+            kind,
+        };
+        let mut op = Op::Exec(Box::new(ExecOp {
+            root: Some(VertexId(0)),
+            args: Vec::new(),
+            env: Vec::new(),
+            proxy_env: Vec::new(),
+            cwd: "/".into(),
+            user: String::new(),
+            network: Network::Default,
+            security: Security::Sandbox,
+            devices: Vec::new(),
+            hostname: None,
+            extra_hosts: Vec::new(),
+            shm_size_bytes: None,
+            script: None,
+            mounts: vec![
+                mount(MountKind::Bind {
+                    from: VertexId(1),
+                    source: "/".into(),
+                    writable: false,
+                }),
+                mount(MountKind::Cache {
+                    id: "c".into(),
+                    sharing: Sharing::Shared,
+                    from: Some((VertexId(2), "/".into())),
+                    writable: true,
+                    access: MountAccess {
+                        mode: 0o755,
+                        uid: 0,
+                        gid: 0,
+                    },
+                }),
+            ],
+        }));
+        op.rename_inputs(&|id| VertexId(id.0 + 10));
+        let inputs = vertex("linux/amd64", op).inputs();
+        assert_eq!(inputs.iter().map(|(id, _)| id.0).collect::<Vec<_>>(), [10, 11, 12]);
     }
 }

@@ -125,8 +125,6 @@ pub enum MissReason {
         /// Which part of the key.
         name: String,
     },
-    /// The same step for another platform is known, this one not.
-    PlatformChanged,
     /// The record was there, its bytes were collected.
     Evicted,
     /// The record was there, its bytes did not match their digest and were set aside.
@@ -154,7 +152,6 @@ impl fmt::Display for MissReason {
             }
             Self::ParentRan { step } => write!(f, "an earlier step ran: {step}"),
             Self::OptionChanged { name } => write!(f, "{name} changed"),
-            Self::PlatformChanged => f.write_str("built for another platform only"),
             Self::Evicted => f.write_str("its result was collected"),
             Self::Damaged => f.write_str("its result was damaged and set aside"),
         }

@@ -8,6 +8,7 @@ use proto::digest::{DiffId, Digest};
 use proto::oci::config::{Config, History, ImageConfig, RootFs};
 use proto::oci::manifest::{Descriptor, Index, Manifest};
 use proto::oci::{json, media_type};
+use proto::platform::Platform;
 
 /// A shell and its friends in one file that needs no library.
 pub const BUSYBOX: &str = "/bin/busybox";
@@ -129,25 +130,43 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
+/// A layer with these files and their directories, all of mode 0755.
+pub(crate) fn tar_of(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut directories = std::collections::BTreeSet::new();
+    for (path, _) in files {
+        let parents = Path::new(path).ancestors().skip(1);
+        directories.extend(parents.filter(|parent| !parent.as_os_str().is_empty()));
+    }
+    for directory in directories {
+        let name = format!("{}/", directory.display());
+        append(&mut tar, &name, tar::EntryType::Directory, 0o755, b"");
+    }
+    for (path, content) in files {
+        append(&mut tar, path, tar::EntryType::Regular, 0o755, content);
+    }
+    tar.into_inner().unwrap()
+}
+
 /// Writes an OCI layout.
-struct Writer<'a> {
+pub(crate) struct Writer<'a> {
     directory: &'a Path,
 }
 
 impl<'a> Writer<'a> {
-    fn new(directory: &'a Path) -> Self {
+    pub(crate) fn new(directory: &'a Path) -> Self {
         std::fs::create_dir_all(directory.join("blobs/sha256")).unwrap();
         std::fs::write(directory.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
         Self { directory }
     }
 
-    fn blob(&self, media_type: &str, bytes: &[u8]) -> Descriptor {
+    pub(crate) fn blob(&self, media_type: &str, bytes: &[u8]) -> Descriptor {
         let digest = Digest::of(bytes);
         std::fs::write(blob_path(self.directory, &digest), bytes).unwrap();
         Descriptor::new(media_type, digest, bytes.len() as u64)
     }
 
-    fn finish(self, mut manifest: Descriptor) {
+    pub(crate) fn finish(self, mut manifest: Descriptor) {
         let name = "org.opencontainers.image.ref.name".to_owned();
         manifest.annotations.insert(name, "latest".to_owned());
         let index = Index {
@@ -162,6 +181,24 @@ impl<'a> Writer<'a> {
 
 fn blob_path(directory: &Path, digest: &Digest) -> PathBuf {
     directory.join("blobs/sha256").join(digest.hex())
+}
+
+/// The images behind the index that an OCI layout directory is about, in its order, each read like [`Image::read`].
+///
+/// # Panics
+/// If it is about no index, or is not whole.
+#[must_use]
+pub fn platforms(directory: &Path) -> (Digest, Vec<(Platform, Image)>) {
+    let outer: Index = serde_json::from_slice(&std::fs::read(directory.join("index.json")).unwrap()).unwrap();
+    let top = &outer.manifests[0];
+    assert_eq!(top.media_type, media_type::INDEX);
+    assert_eq!(top.platform, None, "an index is for no platform of its own");
+    let index: Index = serde_json::from_slice(&verified(directory, &top.digest)).unwrap();
+    let images = index.manifests.iter().map(|entry| {
+        let platform = entry.platform.clone().expect("entries of an index say their platform");
+        (platform, Image::of(directory, entry.digest))
+    });
+    (top.digest, images.collect())
 }
 
 /// The first image of an OCI layout directory, every byte of it verified.
@@ -199,7 +236,10 @@ impl Image {
     #[must_use]
     pub fn read(directory: &Path) -> Self {
         let index: Index = serde_json::from_slice(&std::fs::read(directory.join("index.json")).unwrap()).unwrap();
-        let digest = index.manifests[0].digest;
+        Self::of(directory, index.manifests[0].digest)
+    }
+
+    fn of(directory: &Path, digest: Digest) -> Self {
         let manifest: Manifest = serde_json::from_slice(&verified(directory, &digest)).unwrap();
         let config: ImageConfig = serde_json::from_slice(&verified(directory, &manifest.config.digest)).unwrap();
         assert_eq!(

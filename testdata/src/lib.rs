@@ -4,6 +4,7 @@
 pub mod dockerfiles;
 pub mod fuzz;
 pub mod image;
+pub mod foreign;
 pub mod machine;
 pub mod certificate;
 pub mod registry;

@@ -12,6 +12,8 @@ pub enum Need {
     Busybox,
     /// A program, by its absolute path.
     Program(&'static str),
+    /// An emulator for linux/arm64 that steps can use, on a machine of another architecture.
+    Arm64Emulator,
 }
 
 impl Need {
@@ -20,6 +22,10 @@ impl Need {
         match self {
             Self::Sandbox => (!may_mount()).then(|| "the right to mount, which root has".to_owned()),
             Self::Busybox => Self::Program(crate::image::BUSYBOX).lacking(),
+            Self::Arm64Emulator => (!emulates_arm64()).then(|| {
+                "a handler for arm64 with the flag F in /proc/sys/fs/binfmt_misc, as qemu-user-static registers it"
+                    .to_owned()
+            }),
             Self::Program(path) => (!Path::new(path).exists()).then(|| format!("`{path}`")),
         }
     }
@@ -31,6 +37,21 @@ fn may_mount() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
     u64::from_str_radix(line.trim(), 16).unwrap() & SYS_ADMIN != 0
+}
+
+/// Whether a handler takes the headers of arm64 programs and holds its emulator open.
+fn emulates_arm64() -> bool {
+    const MACHINE: &str = "0200b700";
+    let Ok(handlers) = std::fs::read_dir("/proc/sys/fs/binfmt_misc") else {
+        return false;
+    };
+    let texts = handlers.filter_map(|handler| std::fs::read_to_string(handler.unwrap().path()).ok());
+    let line = |text: &str, start: &str| text.lines().find_map(|line| Some(line.strip_prefix(start)?.to_owned()));
+    texts.into_iter().any(|text| {
+        let magic =
+            line(&text, "magic ").is_some_and(|magic| magic.starts_with("7f454c46") && magic.ends_with(MACHINE));
+        text.starts_with("enabled") && magic && line(&text, "flags: ").is_some_and(|flags| flags.contains('F'))
+    })
 }
 
 /// True if the machine lacks one of `needs`; `test` is named on stderr then, past the capture of the test harness.

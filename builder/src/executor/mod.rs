@@ -16,6 +16,7 @@
 
 mod cgroup;
 mod device;
+pub mod emulation;
 mod init;
 mod insecure;
 pub(crate) mod namespace;

@@ -2,9 +2,11 @@
 
 use std::path::Path;
 
+use proto::platform::Platform;
 use rustix::mount::{FsOpenFlags, fsconfig_set_string, fsopen};
 
 use super::cgroup;
+use super::emulation::Handlers;
 
 /// One fact.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,7 +22,7 @@ pub struct Probe {
 /// Looks at everything that the root tier needs, without changing anything.
 #[must_use]
 pub fn probe() -> Vec<Probe> {
-    vec![root(), overlay(), limits(), tool("ip"), tool("nft")]
+    vec![root(), overlay(), limits(), tool("ip"), tool("nft"), emulation()]
 }
 
 fn root() -> Probe {
@@ -64,6 +66,22 @@ fn limits() -> Probe {
         name: "limits",
         ok: cgroup::has_version_2() || v1,
         found: found.to_owned(),
+    }
+}
+
+/// Never a failure: most builds are for the machine they run on.
+fn emulation() -> Probe {
+    let native = Platform::new("linux", std::env::consts::ARCH, "");
+    let runnable = Handlers::read().runnable(&native);
+    let foreign: Vec<String> = runnable.iter().skip(1).map(ToString::to_string).collect();
+    let found = match foreign.is_empty() {
+        true => format!("steps for {native} only: binfmt_misc has no handlers with the flag F"),
+        false => format!("steps for {native} and {}", foreign.join(", ")),
+    };
+    Probe {
+        name: "platforms",
+        ok: true,
+        found,
     }
 }
 

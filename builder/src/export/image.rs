@@ -6,11 +6,11 @@ use frontend::plan::HistoryEntry;
 use proto::date::civil;
 use proto::definition::VertexId;
 use proto::digest::Digest;
-use proto::oci::{Descriptor, History, ImageConfig, Manifest, RootFs, json, media_type};
+use proto::oci::{Descriptor, History, ImageConfig, Index, Manifest, RootFs, json, media_type};
 use proto::platform::Platform;
 
 use crate::build::Job;
-use crate::plan::Planned;
+use crate::plan::{Planned, PlannedImage};
 use crate::request::BuildError;
 use crate::solve::Output;
 use crate::stack::Stack;
@@ -57,11 +57,24 @@ impl Document {
     }
 }
 
-/// The image that `outputs` make.
+/// The images that `outputs` make, in the order of the platforms.
 ///
 /// # Errors
 /// Never for a solved plan; a plan whose target has no output is a bug.
-pub fn assemble(planned: &Planned, outputs: &BTreeMap<VertexId, Output>, job: &Job) -> Result<Image, BuildError> {
+pub fn assemble(planned: &Planned, outputs: &BTreeMap<VertexId, Output>, job: &Job) -> Result<Vec<Image>, BuildError> {
+    let now_ms = job.host.clock.now_ms();
+    let images = planned.images_to_make.iter();
+    images
+        .map(|image| assemble_one(image, outputs, now_ms, planned.source_date_epoch))
+        .collect()
+}
+
+fn assemble_one(
+    planned: &PlannedImage,
+    outputs: &BTreeMap<VertexId, Output>,
+    now_ms: u64,
+    epoch: Option<i64>,
+) -> Result<Image, BuildError> {
     let stack = match planned.target {
         None => Stack::default(),
         Some(target) => {
@@ -71,16 +84,10 @@ pub fn assemble(planned: &Planned, outputs: &BTreeMap<VertexId, Output>, job: &J
             output.stack.clone()
         }
     };
-    let template = &planned.image;
+    let template = &planned.template;
     let base = template.base.clone().unwrap_or_default();
     let base_layers = base.rootfs.diff_ids.len();
-    let times = Times::new(
-        &template.history,
-        outputs,
-        &base,
-        job.host.clock.now_ms(),
-        planned.source_date_epoch,
-    );
+    let times = Times::new(&template.history, outputs, &base, now_ms, epoch);
     let mut history = reconciled(&base.history, base_layers);
     for (entry, time_ms) in template.history.iter().zip(&times.entries) {
         history.push(History {
@@ -118,7 +125,7 @@ pub fn assemble(planned: &Planned, outputs: &BTreeMap<VertexId, Output>, job: &J
         platform,
         created_ms,
         base_layers,
-        epoch: planned.source_date_epoch,
+        epoch,
     })
 }
 
@@ -143,6 +150,22 @@ pub fn manifest(config: &Document, layers: Vec<Descriptor>) -> Document {
         annotations: BTreeMap::new(),
     };
     Document::new(media_type::MANIFEST, json::pretty(&manifest))
+}
+
+/// The index over manifests and what they run on, in this order.
+#[must_use]
+pub fn index<'a>(entries: impl Iterator<Item = (&'a Document, &'a Platform)>) -> Document {
+    let entries = entries.map(|(manifest, platform)| Descriptor {
+        platform: Some(platform.clone()),
+        ..manifest.descriptor.clone()
+    });
+    let index = Index {
+        schema_version: 2,
+        media_type: media_type::INDEX.to_owned(),
+        manifests: entries.collect(),
+        annotations: BTreeMap::new(),
+    };
+    Document::new(media_type::INDEX, json::pretty(&index))
 }
 
 /// When each entry of the history was made, in milliseconds since 1970.

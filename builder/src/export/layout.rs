@@ -13,8 +13,8 @@ use proto::digest::Digest;
 use proto::oci::{Descriptor, Index, json, media_type};
 use proto::reference::Reference;
 
-use super::encode::Encoded;
-use super::image::{Document, Image, rfc3339};
+use super::bundle::Bundle;
+use super::image::{Document, rfc3339};
 use super::stream;
 use crate::build::Job;
 use crate::event::StepNumber;
@@ -22,40 +22,27 @@ use crate::fetch;
 use crate::layers::store_failed;
 use crate::request::BuildError;
 
-/// What is written beside the layers.
-#[derive(Debug, Clone, Copy)]
-pub struct Documents<'a> {
-    /// The image config.
-    pub config: &'a Document,
-    /// The manifest.
-    pub manifest: &'a Document,
-    /// For platform and time.
-    pub image: &'a Image,
-    /// Names of the image.
-    pub names: &'a [Reference],
-}
-
-/// Writes the layout to output number `output` of the client.
+/// Writes the layout of `bundle`, known by `names`, to output number `output` of the client.
 ///
 /// # Errors
 /// Layers that can not be had any more; what the client says.
 pub async fn write(
     output: u32,
-    encoded: &Encoded,
-    documents: &Documents<'_>,
+    bundle: &Bundle,
+    names: &[Reference],
     job: &Job,
     step: StepNumber,
 ) -> Result<(), BuildError> {
-    for (descriptor, origin) in &encoded.layers {
+    let layers = bundle.layers();
+    for (descriptor, origin) in &layers {
         fetch::blob(origin, descriptor, job, step).await?;
     }
-    let layers: BTreeSet<(Digest, u64)> = encoded
-        .layers
+    let layers: BTreeSet<(Digest, u64)> = layers
         .iter()
         .map(|(descriptor, _)| (descriptor.digest, descriptor.size))
         .collect();
-    let index = json::compact(&index(documents));
-    let small = [documents.config.clone(), documents.manifest.clone()];
+    let index = json::compact(&entry_point(bundle, names)?);
+    let small: Vec<Document> = bundle.documents().cloned().collect();
     let store = Arc::clone(&job.host.store);
     stream::to_client(output, job, move |sink| {
         write_tar(sink, &store, &layers, &small, &index).map_err(|error| store_failed(&error))
@@ -63,8 +50,12 @@ pub async fn write(
     .await
 }
 
-fn index(documents: &Documents<'_>) -> Index {
-    let created = rfc3339(documents.image.created_ms);
+/// `index.json`: what the bundle is, once for each name.
+fn entry_point(bundle: &Bundle, names: &[Reference]) -> Result<Index, BuildError> {
+    let created = rfc3339(bundle.created_ms);
+    let top = bundle.top()?;
+    // An index says itself what its images run on.
+    let single = bundle.images.first().filter(|_| bundle.index.is_none());
     let describe = |name: Option<&Reference>| {
         let mut annotations = BTreeMap::from([("org.opencontainers.image.created".to_owned(), created.clone())]);
         if let Some(name) = name {
@@ -72,23 +63,22 @@ fn index(documents: &Documents<'_>) -> Index {
         }
         let tag = name.and_then(Reference::tag).unwrap_or("latest");
         annotations.insert("org.opencontainers.image.ref.name".to_owned(), tag.to_owned());
-        let platform = Some(documents.image.platform.clone());
         Descriptor {
             annotations,
-            platform,
-            ..documents.manifest.descriptor.clone()
+            platform: single.map(|image| image.platform.clone()),
+            ..top.descriptor.clone()
         }
     };
-    let manifests = match documents.names {
+    let manifests = match names {
         [] => vec![describe(None)],
         names => names.iter().map(|name| describe(Some(name))).collect(),
     };
-    Index {
+    Ok(Index {
         schema_version: 2,
         media_type: media_type::INDEX.to_owned(),
         manifests,
         annotations: BTreeMap::new(),
-    }
+    })
 }
 
 fn write_tar(

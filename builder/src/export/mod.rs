@@ -1,5 +1,6 @@
-//! What happens to a finished image: every requested output, in order.
+//! What happens to finished images: every requested output, in order.
 
+pub mod bundle;
 pub mod encode;
 pub mod files;
 pub mod image;
@@ -16,14 +17,14 @@ use proto::v1;
 use crate::build::Job;
 use crate::event::StepNumber;
 use crate::fetch;
-use crate::request::{Blame, BuildError, BuildRequest, Output};
-use image::{Document, Image};
+use crate::request::{Blame, BuildError, BuildRequest, Encoding, Output};
+use bundle::{Bundle, Made, Settled};
 
-/// Does what `request` asks for with `image`, and returns what the client prints.
+/// Does what `request` asks for with the images that were made, and returns what the client prints.
 ///
 /// # Errors
 /// The first output that fails. Outputs before it are complete.
-pub async fn all(request: &BuildRequest, image: &Image, job: &Job) -> Result<v1::Success, BuildError> {
+pub async fn all(request: &BuildRequest, made: &Made, job: &Job) -> Result<v1::Success, BuildError> {
     let mut success = v1::Success::default();
     let mut kept = BTreeSet::new();
     for (index, output) in request.outputs.iter().enumerate() {
@@ -37,7 +38,7 @@ pub async fn all(request: &BuildRequest, image: &Image, job: &Job) -> Result<v1:
                 output,
                 index,
                 request,
-                image,
+                made,
                 &mut Progress {
                     job,
                     step,
@@ -69,7 +70,7 @@ fn step_name(output: &Output) -> &'static str {
         Output::Image { push: false, .. } => "exporting to image",
         Output::Image { push: true, .. } => "exporting to image and pushing",
         Output::Oci { .. } => "exporting to oci image format",
-        Output::Files => "exporting to client directory",
+        Output::Files { .. } => "exporting to client directory",
     }
 }
 
@@ -77,66 +78,68 @@ async fn one(
     output: &Output,
     index: u32,
     request: &BuildRequest,
-    image: &Image,
+    made: &Made,
     progress: &mut Progress<'_>,
 ) -> Result<(), BuildError> {
     let (job, step) = (progress.job, progress.step);
     match output {
         Output::Image { push, names, encoding } => {
             let names = all_names(request, names);
-            if *push && names.is_empty() {
-                return Err(
-                    BuildError::new(Blame::Usage, "tag is needed when pushing to registry").help("add `-t NAME`")
-                );
-            }
-            let layers = encode::stack_of(image, *encoding, job, step).await?;
-            let config = image.config_document(layers.diff_ids());
-            if !names.is_empty() {
-                fetch::what_only_the_client_has(&layers, job, step).await?;
-            }
-            store::keep(image, &layers, &config, &names, job)?;
+            keep(&names, *push, *encoding, made, progress).await?;
             progress.kept.extend(names.iter().map(ToString::to_string));
-            progress.success.config_digest = config.descriptor.digest.to_string();
-            if *push {
-                let encoded = encode::layers(&layers, image.base_layers, encoding.compression, job, step).await?;
-                let manifest = image::manifest(&config, encoded.descriptors());
-                let pushed = push::image(&encoded, &[&config, &manifest], &names, job, step).await?;
-                progress.success.layers_existing += pushed.existing;
-                progress.success.layers_pushed += pushed.sent;
-                set_manifest(progress.success, &manifest);
-            }
             Ok(())
         }
         Output::Oci { names, encoding } => {
             let names = all_names(request, names);
-            let layers = encode::stack_of(image, *encoding, job, step).await?;
-            let config = image.config_document(layers.diff_ids());
-            let encoded = encode::layers(&layers, image.base_layers, encoding.compression, job, step).await?;
-            let manifest = image::manifest(&config, encoded.descriptors());
-            layout::write(
-                index,
-                &encoded,
-                &layout::Documents {
-                    config: &config,
-                    manifest: &manifest,
-                    image,
-                    names: &names,
-                },
-                job,
-                step,
-            )
-            .await?;
+            let settled = bundle::settle(made, *encoding, job, step).await?;
+            let packed = bundle::pack(&settled, made.indexed, encoding.compression, job, step).await?;
+            layout::write(index, &packed, &names, job, step).await?;
             progress.kept.extend(names.iter().map(ToString::to_string));
-            progress.success.config_digest = config.descriptor.digest.to_string();
-            set_manifest(progress.success, &manifest);
-            Ok(())
+            tell_images(progress.success, &settled, made.indexed);
+            tell_documents(progress.success, &packed)
         }
-        Output::Files => {
-            let config = image.config_document(image.stack.diff_ids());
-            progress.success.config_digest = config.descriptor.digest.to_string();
-            files::write(index, image, job, step).await
+        Output::Files { platform_split } => {
+            if let ([image], false) = (made.images.as_slice(), made.indexed) {
+                let config = image.config_document(image.stack.diff_ids());
+                progress.success.config_digest = config.descriptor.digest.to_string();
+            }
+            let split = platform_split.unwrap_or(made.indexed);
+            files::write(index, &made.images, split, job, step).await
         }
     }
+}
+
+/// Keeps the images in the store, and sends them to their registries if `push` says so.
+async fn keep(
+    names: &[Reference],
+    push: bool,
+    encoding: Encoding,
+    made: &Made,
+    progress: &mut Progress<'_>,
+) -> Result<(), BuildError> {
+    let (job, step) = (progress.job, progress.step);
+    if push && names.is_empty() {
+        return Err(BuildError::new(Blame::Usage, "tag is needed when pushing to registry").help("add `-t NAME`"));
+    }
+    let settled = bundle::settle(made, encoding, job, step).await?;
+    tell_images(progress.success, &settled, made.indexed);
+    if !names.is_empty() {
+        for image in &settled {
+            fetch::what_only_the_client_has(&image.stack, job, step).await?;
+        }
+    }
+    if !push && !made.indexed {
+        return store::keep(&settled, None, names, job);
+    }
+    // What stands for several images is known by the digest of its index, and that depends on the blobs.
+    let packed = bundle::pack(&settled, made.indexed, encoding.compression, job, step).await?;
+    store::keep(&settled, packed.index_digest(), names, job)?;
+    if push {
+        let sent = push::bundle(&packed, names, job, step).await?;
+        progress.success.layers_existing += sent.existing;
+        progress.success.layers_pushed += sent.sent;
+    }
+    tell_documents(progress.success, &packed)
 }
 
 fn all_names(request: &BuildRequest, more: &[Reference]) -> Vec<Reference> {
@@ -144,8 +147,31 @@ fn all_names(request: &BuildRequest, more: &[Reference]) -> Vec<Reference> {
     names.into_iter().collect()
 }
 
-fn set_manifest(success: &mut v1::Success, manifest: &Document) {
-    success.manifest_digest = manifest.descriptor.digest.to_string();
-    success.manifest_media_type.clone_from(&manifest.descriptor.media_type);
-    success.manifest_size = manifest.descriptor.size;
+/// Tells the client the IDs of images.
+pub fn tell_images(success: &mut v1::Success, images: &[Settled], indexed: bool) {
+    let image = |image: &Settled| v1::success::PlatformImage {
+        platform: image.platform.to_string(),
+        config_digest: image.config.descriptor.digest.to_string(),
+        manifest_digest: String::new(),
+    };
+    success.images = images.iter().map(image).collect();
+    success.config_digest = match success.images.as_slice() {
+        [single] if !indexed => single.config_digest.clone(),
+        _ => String::new(),
+    };
+}
+
+/// Tells the client the digests of manifests and index; after [`tell_images`].
+///
+/// # Errors
+/// A bundle of nothing is a bug.
+pub fn tell_documents(success: &mut v1::Success, bundle: &Bundle) -> Result<(), BuildError> {
+    for (told, image) in success.images.iter_mut().zip(&bundle.images) {
+        told.manifest_digest = image.manifest.descriptor.digest.to_string();
+    }
+    let top = &bundle.top()?.descriptor;
+    success.manifest_digest = top.digest.to_string();
+    success.manifest_media_type.clone_from(&top.media_type);
+    success.manifest_size = top.size;
+    Ok(())
 }

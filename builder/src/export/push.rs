@@ -1,4 +1,4 @@
-//! Sends an image to its registries: blobs that are missing, then config and manifest, each name last.
+//! Sends a result to its registries: blobs that are missing, then configs, manifests by digest, and each name last.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
@@ -10,11 +10,11 @@ use cache::blob::{BlobStore, VerifiedReader};
 use cache::registry::{BlobReader, Error, Pushed};
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt, stream};
-use proto::oci::{Descriptor, media_type};
+use proto::oci::Descriptor;
 use proto::reference::Reference;
 use tokio::io::{AsyncRead, ReadBuf};
 
-use super::encode::Encoded;
+use super::bundle::Bundle;
 use super::image::Document;
 use super::store::write_blob;
 use crate::build::Job;
@@ -35,17 +35,13 @@ pub struct Sent {
     pub sent: u64,
 }
 
-/// Pushes layers, then `documents` in order (the manifest last), to every name.
+/// Pushes a result to every name. Nobody who reads a registry meanwhile finds a manifest whose blobs, or an index whose manifests
+/// are not there.
 ///
 /// # Errors
 /// Registries that fail; layers that can not be had any more.
-pub async fn image(
-    encoded: &Encoded,
-    documents: &[&Document],
-    names: &[Reference],
-    job: &Job,
-    step: StepNumber,
-) -> Result<Sent, BuildError> {
+pub async fn bundle(bundle: &Bundle, names: &[Reference], job: &Job, step: StepNumber) -> Result<Sent, BuildError> {
+    let top = bundle.top()?;
     let mut total = Sent::default();
     // Names in one repository share their blobs.
     let mut repositories: BTreeMap<(&str, &str), Vec<&Reference>> = BTreeMap::new();
@@ -56,45 +52,39 @@ pub async fn image(
             .push(name);
     }
     for names in repositories.values() {
-        let sent = blobs(encoded, documents, names[0], job, step).await?;
+        let sent = blobs(bundle, names[0], job, step).await?;
         total.existing += sent.existing;
         total.sent += sent.sent;
-        let manifest = documents
-            .last()
-            .ok_or_else(|| BuildError::bug("a push without a manifest"))?;
-        for name in names {
-            let push = job
-                .registry
-                .push_manifest(name, &manifest.descriptor.media_type, &manifest.bytes);
-            let digest = cancellable(job, push).await?;
-            if digest != manifest.descriptor.digest {
-                return Err(BuildError::new(
-                    crate::request::Blame::Remote,
-                    format!(
-                        "`{name}` was stored as {digest} instead of {}",
-                        manifest.descriptor.digest
-                    ),
-                ));
+        if bundle.index.is_some() {
+            for image in &bundle.images {
+                let child = names[0].with_digest(image.manifest.descriptor.digest);
+                document(&image.manifest, &child, job).await?;
             }
+        }
+        for name in names {
+            document(top, name, job).await?;
         }
     }
     Ok(total)
 }
 
-/// Layers and config to the repository of `name`.
-async fn blobs(
-    encoded: &Encoded,
-    documents: &[&Document],
-    name: &Reference,
-    job: &Job,
-    step: StepNumber,
-) -> Result<Sent, BuildError> {
-    let mut wanted: Vec<(Descriptor, Origin)> = Vec::new();
-    for (descriptor, origin) in &encoded.layers {
-        if !wanted.iter().any(|(known, _)| known.digest == descriptor.digest) {
-            wanted.push((descriptor.clone(), origin.clone()));
-        }
+/// A manifest or index under its name.
+async fn document(document: &Document, name: &Reference, job: &Job) -> Result<(), BuildError> {
+    let expected = document.descriptor.digest;
+    let push = job
+        .registry
+        .push_manifest(name, &document.descriptor.media_type, &document.bytes);
+    let digest = cancellable(job, push).await?;
+    if digest == expected {
+        return Ok(());
     }
+    let message = format!("`{name}` was stored as {digest} instead of {expected}");
+    Err(BuildError::new(crate::request::Blame::Remote, message))
+}
+
+/// Layers and configs to the repository of `name`.
+async fn blobs(bundle: &Bundle, name: &Reference, job: &Job, step: StepNumber) -> Result<Sent, BuildError> {
+    let wanted = bundle.layers();
     let mut pushes: Vec<BoxFuture<'_, Result<Pushed, BuildError>>> = Vec::new();
     for (descriptor, origin) in &wanted {
         pushes.push(layer(descriptor, origin, name, job, step).boxed());
@@ -107,12 +97,9 @@ async fn blobs(
             Pushed::Uploaded => sent.sent += 1,
         }
     }
-    for document in documents
-        .iter()
-        .filter(|document| document.descriptor.media_type == media_type::CONFIG)
-    {
-        write_blob(&job.host.store, document)?;
-        upload(&document.descriptor, None, name, job).await?;
+    for image in &bundle.images {
+        write_blob(&job.host.store, &image.config)?;
+        upload(&image.config.descriptor, None, name, job).await?;
     }
     Ok(sent)
 }

@@ -4,44 +4,60 @@ use std::io::{Read, Write};
 use std::sync::Arc;
 
 use cache::blob::BlobStore;
-use cache::images::Image as StoredImage;
+use cache::images::{Image as StoredImage, Variant};
 use cache::store::Store;
 use proto::digest::Digest;
 use proto::reference::Reference;
 
-use super::image::{Document, Image};
+use super::bundle::Settled;
+use super::image::Document;
 use crate::build::Job;
 use crate::layers::store_failed;
 use crate::request::BuildError;
-use crate::stack::{Origin, Stack};
+use crate::stack::Origin;
 
-/// Writes the config, then moves every name to it. Everything the names lead to is durable before the first one moves.
+/// Writes the configs, then moves every name to the images, or to the `index` over them. Everything the names lead to is durable
+/// before the first one moves.
 ///
 /// # Errors
 /// A store that cannot be written.
-pub fn keep(image: &Image, stack: &Stack, config: &Document, names: &[Reference], job: &Job) -> Result<(), BuildError> {
+pub fn keep(images: &[Settled], index: Option<Digest>, names: &[Reference], job: &Job) -> Result<(), BuildError> {
     let store = &job.host.store;
-    write_blob(store, config)?;
+    for image in images {
+        write_blob(store, &image.config)?;
+    }
+    let [first, further @ ..] = images else {
+        return Err(BuildError::bug("a result without an image"));
+    };
     if names.is_empty() {
         return Ok(());
     }
     job.host.layers.make_durable()?;
     for name in names {
-        let origins = stack.layers().iter().filter_map(|layer| match &layer.origin {
-            Origin::Registry(reference) => Some((layer.info.diff_id, (**reference).clone())),
-            Origin::Built | Origin::Layout(_) => None,
-        });
         let stored = StoredImage {
             reference: name.clone(),
-            config: config.descriptor.digest,
-            platform: image.platform.clone(),
-            layers: stack.layers().iter().map(|layer| layer.info.clone()).collect(),
-            origins: origins.collect(),
-            created_ms: image.created_ms,
+            first: variant(first),
+            further: further.iter().map(variant).collect(),
+            index,
+            created_ms: images.iter().map(|image| image.created_ms).max().unwrap_or(0),
         };
         store.images().put(&stored).map_err(|error| store_failed(&error))?;
     }
     Ok(())
+}
+
+fn variant(image: &Settled) -> Variant {
+    let layers = image.stack.layers();
+    let origins = layers.iter().filter_map(|layer| match &layer.origin {
+        Origin::Registry(reference) => Some((layer.info.diff_id, (**reference).clone())),
+        Origin::Built | Origin::Layout(_) => None,
+    });
+    Variant {
+        config: image.config.descriptor.digest,
+        platform: image.platform.clone(),
+        layers: layers.iter().map(|layer| layer.info.clone()).collect(),
+        origins: origins.collect(),
+    }
 }
 
 /// Writes a document as a blob, unless it is there.

@@ -15,7 +15,7 @@ use super::agent::AgentSocket;
 use super::cache_mount::CacheMount;
 use super::device::{self, Edits};
 use super::work::{BuildWork, FilesOf};
-use super::{file, fill, sockets, stubs};
+use super::{file, fill, foreign, sockets, stubs};
 use crate::blocking;
 use crate::event::{EventLog, STEP_LOG_LIMIT, StepNumber};
 use crate::executor::{
@@ -62,8 +62,15 @@ fn read_by(mount: &Mount) -> Option<(VertexId, &str)> {
 ///
 /// # Errors
 /// A process that fails; mounts that cannot be made; a full disk; cancellation.
-pub async fn run(work: &BuildWork, exec: &ExecOp, inputs: &Inputs, step: StepNumber) -> Result<Layer, BuildError> {
+pub async fn run(
+    work: &BuildWork,
+    id: VertexId,
+    exec: &ExecOp,
+    inputs: &Inputs,
+    step: StepNumber,
+) -> Result<Layer, BuildError> {
     let job = &work.job;
+    let foreign = foreign::check(work, id, exec)?;
     let below = inputs.stack(exec.root);
     job.host.layers.unpack(&below, job, step).await?;
     let mut held = Held::default();
@@ -81,7 +88,10 @@ pub async fn run(work: &BuildWork, exec: &ExecOp, inputs: &Inputs, step: StepNum
         other => {
             abandon(work, active).await?;
             held.release(work).await?;
-            return Err(failure(exec, other, job.cancel.is_cancelled()));
+            return Err(foreign::explain(
+                failure(exec, other, job.cancel.is_cancelled()),
+                foreign,
+            ));
         }
     };
     let layer = commit(work, &below, active, report, step).await;

@@ -17,6 +17,7 @@ pub mod cache_mount;
 pub mod agent;
 pub mod device;
 pub mod fill;
+mod foreign;
 pub mod stubs;
 pub mod sockets;
 pub mod archive;

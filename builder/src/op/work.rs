@@ -8,6 +8,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use proto::definition::{Definition, FileAction, Op, VertexId};
 use proto::digest::Digest;
+use proto::platform::Platform;
 use proto::record::Field;
 use proto::tree::RelPath;
 
@@ -51,6 +52,25 @@ impl BuildWork {
             images: planned.images.clone(),
             contexts: planned.contexts.clone(),
             source: Arc::clone(&planned.source),
+        }
+    }
+
+    /// What the image at the bottom of the root filesystem of `id` says that it runs on; nothing without an image, or if it does
+    /// not say.
+    #[must_use]
+    pub fn platform_below(&self, id: VertexId) -> Option<Platform> {
+        let mut below = id;
+        loop {
+            below = match &self.definition.vertex(below).op {
+                Op::Exec(exec) => exec.root?,
+                Op::File(file) => file.root?,
+                Op::Local(_) => return None,
+                Op::Image(image) => {
+                    let config = &self.images.get(&image.manifest)?.config;
+                    let said = !config.os.is_empty() && !config.architecture.is_empty();
+                    return said.then(|| Platform::new(&config.os, &config.architecture, &config.variant));
+                }
+            };
         }
     }
 
@@ -141,7 +161,7 @@ impl Work for BuildWork {
         async move {
             match &self.definition.vertex(id).op {
                 Op::File(op) => file::run(self, id, op, inputs, step).await,
-                Op::Exec(op) => exec::run(self, op, inputs, step).await,
+                Op::Exec(op) => exec::run(self, id, op, inputs, step).await,
                 Op::Image(_) | Op::Local(_) => Err(BuildError::bug("a source has no work to run")),
             }
         }

@@ -1,10 +1,12 @@
 //! `rbuild.v1.Admin`: what an operator asks a server.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cache::gc::Policy;
-use proto::digest::ChainId;
-use proto::record::LayerInfo;
+use cache::images::{Image, Variant};
+use proto::digest::{ChainId, DiffId};
+use proto::platform::Platform;
 use proto::reference::Reference;
 use proto::v1;
 use proto::v1::admin_server::Admin as AdminApi;
@@ -54,15 +56,8 @@ impl AdminApi for AdminService {
         let images = self
             .blocking(|shared| shared.host.store.images().list().map_err(internal))
             .await?;
-        let images = images.into_iter().map(|image| v1::list_images_reply::Image {
-            reference: image.reference.to_string(),
-            config_digest: image.config.to_string(),
-            created_ms: image.created_ms,
-            size_bytes: image.layers.iter().map(LayerInfo::known_size_bytes).sum(),
-            platform: image.platform.to_string(),
-        });
         Ok(Response::new(v1::ListImagesReply {
-            images: images.collect(),
+            images: images.iter().map(listed).collect(),
         }))
     }
 
@@ -99,8 +94,18 @@ impl AdminApi for AdminService {
         &self,
         request: Request<v1::InspectImageRequest>,
     ) -> Result<Response<v1::InspectImageReply>, Status> {
-        let reference = parse(&request.into_inner().reference)?;
-        let reply = self.blocking(move |shared| inspect(shared, &reference)).await?;
+        let request = request.into_inner();
+        let reference = parse(&request.reference)?;
+        let platform = match request.platform.as_str() {
+            "" => None,
+            text => Some(
+                text.parse::<Platform>()
+                    .map_err(|error| Status::invalid_argument(error.to_string()))?,
+            ),
+        };
+        let reply = self
+            .blocking(move |shared| inspect(shared, &reference, platform.as_ref()))
+            .await?;
         Ok(Response::new(reply))
     }
 
@@ -185,9 +190,50 @@ impl cache::gc::SnapshotSweep for SnapshotsOf<'_> {
     }
 }
 
-fn inspect(shared: &Shared, reference: &Reference) -> Result<v1::InspectImageReply, Status> {
+fn listed(image: &Image) -> v1::list_images_reply::Image {
+    let layers = image.variants().flat_map(|variant| &variant.layers);
+    let sizes: BTreeMap<DiffId, u64> = layers.map(|layer| (layer.diff_id, layer.known_size_bytes())).collect();
+    v1::list_images_reply::Image {
+        reference: image.reference.to_string(),
+        config_digest: image.first.config.to_string(),
+        created_ms: image.created_ms,
+        size_bytes: sizes.values().sum(),
+        platform: image.first.platform.to_string(),
+        index_digest: index_digest(image),
+        platforms: platforms(image),
+    }
+}
+
+fn index_digest(image: &Image) -> String {
+    image.index.map(|index| index.to_string()).unwrap_or_default()
+}
+
+fn platforms(image: &Image) -> Vec<String> {
+    image.variants().map(|variant| variant.platform.to_string()).collect()
+}
+
+/// The image for `platform`; without one the image that this machine would run, if there is one.
+fn choose<'a>(image: &'a Image, platform: Option<&Platform>, native: &Platform) -> Result<&'a Variant, Status> {
+    let Some(platform) = platform else {
+        return Ok(image.variant(native).unwrap_or(&image.first));
+    };
+    image.variant(platform).ok_or_else(|| {
+        let there = platforms(image).join(", ");
+        Status::not_found(format!(
+            "`{}` has no image for {platform}, only for {there}",
+            image.reference.familiar()
+        ))
+    })
+}
+
+fn inspect(
+    shared: &Shared,
+    reference: &Reference,
+    platform: Option<&Platform>,
+) -> Result<v1::InspectImageReply, Status> {
     let store = &shared.host.store;
-    let image = store.images().image(reference).ok_or_else(|| no_image(reference))?;
+    let named = store.images().image(reference).ok_or_else(|| no_image(reference))?;
+    let image = choose(&named, platform, &shared.host.platform)?;
     let config = read_blob(store, image.config, DOCUMENT_LIMIT).map_err(internal)?;
     let config =
         config.ok_or_else(|| Status::data_loss(format!("the config of `{reference}` is gone: build it again")))?;
@@ -212,6 +258,9 @@ fn inspect(shared: &Shared, reference: &Reference) -> Result<v1::InspectImageRep
         config_digest: image.config.to_string(),
         layers: layers.collect(),
         config,
+        platform: image.platform.to_string(),
+        index_digest: index_digest(&named),
+        platforms: platforms(&named),
     })
 }
 

@@ -125,7 +125,7 @@ impl BuildApi for BuildService {
         let needs_client = request
             .outputs
             .iter()
-            .any(|output| matches!(output, Output::Oci { .. } | Output::Files));
+            .any(|output| matches!(output, Output::Oci { .. } | Output::Files { .. }));
         self.start(&build_id, needs_client, |shared, session, events, cancel| async move {
             crate::build::build(&request, &session, &shared.host, &events, &cancel).await
         })

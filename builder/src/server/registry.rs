@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use proto::oci::{Compression, ImageConfig, json};
+use proto::oci::Compression;
 use proto::platform::Platform;
 use proto::reference::Reference;
 use proto::v1::{self, transfer_request::Kind};
@@ -10,12 +10,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::build::Job;
 use crate::event::{EventLog, StepNumber};
-use crate::export::image::{Document, Image, manifest};
-use crate::export::{encode, push, store};
+use crate::export::bundle::{self, Settled};
+use crate::export::image::Document;
+use crate::export::{self, push, store};
 use crate::host::Host;
-use crate::images;
+use crate::images::{self, ResolvedImage};
 use crate::request::{Blame, BuildError, compression};
 use crate::session::Session;
+use crate::stack::{Layer, Origin};
 
 /// Does what `request` asks for.
 ///
@@ -57,40 +59,39 @@ async fn push_image(
     job: &Job,
     step: StepNumber,
 ) -> Result<v1::Success, BuildError> {
-    let found = images::from_store(reference, None, job)?;
-    let found = found.ok_or_else(|| {
+    let missing = || {
         BuildError::user(format!("no image `{}` in the store", reference.familiar()))
             .help("`rbuild images` lists what is there")
-    })?;
-    let bytes = json::compact(&found.config);
-    // The very bytes that were stored: their digest is the image ID.
-    let stored = store::read_blob(&job.host.store, found.manifest, images::DOCUMENT_LIMIT)?.unwrap_or(bytes);
-    let config = Document::config(stored);
-    let base_layers = found
-        .stack
-        .layers()
-        .iter()
-        .take_while(|layer| layer.origin != crate::stack::Origin::Built)
-        .count();
-    let encoded = encode::layers(&found.stack, base_layers, encoding, job, step).await?;
-    let manifest = manifest(&config, encoded.descriptors());
-    let sent = push::image(
-        &encoded,
-        &[&config, &manifest],
-        std::slice::from_ref(reference),
-        job,
-        step,
-    )
-    .await?;
-    Ok(v1::Success {
-        config_digest: config.descriptor.digest.to_string(),
-        manifest_digest: manifest.descriptor.digest.to_string(),
-        manifest_media_type: manifest.descriptor.media_type.clone(),
-        manifest_size: manifest.descriptor.size,
+    };
+    let stored = job.host.store.images().image(reference).ok_or_else(missing)?;
+    let mut images = Vec::new();
+    for variant in stored.variants() {
+        let found = images::from_store(variant, job)?.ok_or_else(missing)?;
+        images.push(settled(found, variant.platform.clone(), stored.created_ms));
+    }
+    let packed = bundle::pack(&images, stored.index.is_some(), encoding, job, step).await?;
+    let sent = push::bundle(&packed, std::slice::from_ref(reference), job, step).await?;
+    let mut success = v1::Success {
         names: vec![reference.to_string()],
         layers_existing: sent.existing,
         layers_pushed: sent.sent,
-    })
+        ..v1::Success::default()
+    };
+    export::tell_images(&mut success, &images, stored.index.is_some());
+    export::tell_documents(&mut success, &packed)?;
+    Ok(success)
+}
+
+/// An image of the store as it is: the very bytes of its config, since their digest is the image ID.
+fn settled(found: ResolvedImage, platform: Platform, created_ms: u64) -> Settled {
+    let foreign = |layer: &&Layer| layer.origin != Origin::Built;
+    Settled {
+        platform,
+        base_layers: found.stack.layers().iter().take_while(foreign).count(),
+        config: Document::config(found.config_bytes),
+        stack: found.stack,
+        created_ms,
+    }
 }
 
 async fn pull_image(
@@ -111,19 +112,12 @@ async fn pull_image(
             crate::fetch::blob(&layer.origin, form, job, step).await?;
         }
     }
-    let config = Document::config(resolved.config_bytes.clone());
-    let image = Image {
-        config: ImageConfig::default(),
-        stack: resolved.stack.clone(),
-        platform,
-        created_ms: job.host.clock.now_ms(),
-        base_layers: resolved.stack.layers().len(),
-        epoch: None,
-    };
-    store::keep(&image, &resolved.stack, &config, std::slice::from_ref(reference), job)?;
+    let manifest_digest = resolved.manifest.to_string();
+    let image = settled(resolved, platform, job.host.clock.now_ms());
+    store::keep(std::slice::from_ref(&image), None, std::slice::from_ref(reference), job)?;
     Ok(v1::Success {
-        config_digest: config.descriptor.digest.to_string(),
-        manifest_digest: resolved.manifest.to_string(),
+        config_digest: image.config.descriptor.digest.to_string(),
+        manifest_digest,
         names: vec![reference.to_string()],
         ..v1::Success::default()
     })

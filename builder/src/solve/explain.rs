@@ -78,9 +78,6 @@ fn own_change(old: &Preimage, new: &Preimage) -> Option<MissReason> {
         names.dedup();
         names
     };
-    if !changed("platform").is_empty() {
-        return Some(MissReason::PlatformChanged);
-    }
     if !changed("op").is_empty() || !changed("argument ").is_empty() || !changed("heredoc ").is_empty() {
         return Some(MissReason::InstructionChanged {
             old: text_of(&old),

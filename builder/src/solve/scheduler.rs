@@ -12,14 +12,14 @@ use super::{Output, Solve, vertex};
 use crate::event::StepEnd;
 use crate::request::BuildError;
 
-/// Makes `target` and returns the outputs of everything that was needed for it, hits included.
+/// Makes `targets` and returns the outputs of everything that was needed for them, hits included.
 ///
 /// # Errors
 /// The first failure. By then everything else that was running has been ended and waited for.
-pub async fn run(solve: &Solve, target: VertexId) -> Result<BTreeMap<VertexId, Output>, BuildError> {
+pub async fn run(solve: &Solve, targets: &[VertexId]) -> Result<BTreeMap<VertexId, Output>, BuildError> {
     let Looked { known, hits } = lookup::look(solve).await?;
     report_hits(solve, &hits);
-    let (mut state, ready) = State::new(&solve.definition, target, &hits);
+    let (mut state, ready) = State::new(&solve.definition, targets, &hits);
     let mut running: JoinSet<(VertexId, Result<Output, BuildError>)> = JoinSet::new();
     let start = |id: VertexId, state: &State, running: &mut JoinSet<_>| {
         let inputs = state.inputs_of(&solve.definition, id);

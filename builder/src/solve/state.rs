@@ -26,15 +26,19 @@ enum VertexState {
 }
 
 impl State {
-    /// Wants `target`, and of its inputs what is needed to run what is no hit. Returns what can start at once.
+    /// Wants `targets`, and of their inputs what is needed to run what is no hit. Returns what can start at once.
     #[must_use]
-    pub fn new(definition: &Definition, target: VertexId, hits: &BTreeMap<VertexId, Output>) -> (Self, Vec<VertexId>) {
+    pub fn new(
+        definition: &Definition,
+        targets: &[VertexId],
+        hits: &BTreeMap<VertexId, Output>,
+    ) -> (Self, Vec<VertexId>) {
         let mut state = Self {
             vertices: BTreeMap::new(),
             dependents: BTreeMap::new(),
         };
         let mut ready = Vec::new();
-        let mut open = vec![target];
+        let mut open = targets.to_vec();
         while let Some(id) = open.pop() {
             if state.vertices.contains_key(&id) {
                 continue;
@@ -165,7 +169,7 @@ mod tests {
     fn a_hit_hides_everything_below_it() {
         let definition = chain(3);
         let hits = BTreeMap::from([(VertexId(2), output())]);
-        let (state, ready) = State::new(&definition, VertexId(3), &hits);
+        let (state, ready) = State::new(&definition, &[VertexId(3)], &hits);
         assert_eq!(ready, [VertexId(3)]);
         assert!(!state.vertices.contains_key(&VertexId(1)));
     }
@@ -173,7 +177,7 @@ mod tests {
     #[test]
     fn vertices_start_when_their_last_input_is_done() {
         let definition = chain(2);
-        let (mut state, ready) = State::new(&definition, VertexId(2), &BTreeMap::new());
+        let (mut state, ready) = State::new(&definition, &[VertexId(2)], &BTreeMap::new());
         assert_eq!(ready, [VertexId(0)]);
         assert_eq!(state.done(VertexId(0), output()), [VertexId(1)]);
         assert_eq!(state.done(VertexId(1), output()), [VertexId(2)]);
@@ -182,8 +186,31 @@ mod tests {
     }
 
     #[test]
+    fn targets_share_what_both_need() {
+        let mut definition = chain(2);
+        let action = FileAction::MakeDir(MakeDirAction {
+            path: "/other".into(),
+            owner: None,
+        });
+        let twin = definition.vertex(VertexId(2)).clone();
+        let other = definition.push(Vertex {
+            op: Op::File(FileOp {
+                root: Some(VertexId(1)),
+                action,
+            }),
+            ..twin
+        });
+        let (mut state, ready) = State::new(&definition, &[VertexId(2), other], &BTreeMap::new());
+        assert_eq!(ready, [VertexId(0)]);
+        assert_eq!(state.done(VertexId(0), output()), [VertexId(1)]);
+        let mut both = state.done(VertexId(1), output());
+        both.sort();
+        assert_eq!(both, [VertexId(2), other]);
+    }
+
+    #[test]
     fn a_target_that_hits_needs_nothing() {
-        let (state, ready) = State::new(&chain(1), VertexId(1), &BTreeMap::from([(VertexId(1), output())]));
+        let (state, ready) = State::new(&chain(1), &[VertexId(1)], &BTreeMap::from([(VertexId(1), output())]));
         assert!(ready.is_empty());
         assert_eq!(state.into_outputs().len(), 1);
     }

@@ -5,8 +5,9 @@ use std::time::Duration;
 use cache::lease::Held;
 use cache::records::{Inserted, RecordStore};
 use proto::canonical;
-use proto::definition::{Op, VertexId};
+use proto::definition::{Op, Vertex, VertexId};
 use proto::digest::ContentDigest;
+use proto::platform::Platform;
 use proto::record::{CacheKey, CacheRecord, Preimage};
 
 use super::flight::{Boarding, Flight};
@@ -248,13 +249,39 @@ fn with_step(solve: &Solve, id: VertexId, step: StepNumber, mut error: BuildErro
     error
 }
 
-/// Names "this step of this Dockerfile", whatever it says today: its stage and its position in it.
+/// Names "this step of this Dockerfile", whatever it says today: its stage, the platforms it is for, and its position among
+/// such steps, so that a build for one platform does not disturb what is known of the steps of another.
 fn step_identity(solve: &Solve, id: VertexId) -> ContentDigest {
-    let vertex = solve.definition.vertex(id);
-    let same_stage = |other: &&proto::definition::Vertex| other.stage == vertex.stage;
+    fn series(vertex: &Vertex) -> (&str, &Platform, &str) {
+        (&vertex.stage, &vertex.platform, image_platform(&vertex.name))
+    }
+    let series_of_step = series(solve.definition.vertex(id));
     let position = solve.definition.vertices[..id.0 as usize]
         .iter()
-        .filter(same_stage)
+        .filter(|other| series(other) == series_of_step)
         .count();
-    ContentDigest::of(format!("{}\0{}\0{position}", solve.project, vertex.stage).as_bytes())
+    let (stage, platform, target) = series_of_step;
+    ContentDigest::of(format!("{}\0{stage}\0{platform}\0{target}\0{position}", solve.project).as_bytes())
+}
+
+/// `arm64` of `[linux/amd64->arm64 build 2/3] RUN …`: steps of a stage that differ by the image they work for are told apart by
+/// nothing but this. Empty for all others.
+fn image_platform(name: &str) -> &str {
+    let first = name.strip_prefix('[').and_then(|rest| rest.split([' ', ']']).next());
+    first
+        .and_then(|first| first.split_once("->"))
+        .map_or("", |(_, target)| target)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::image_platform;
+
+    #[test]
+    fn the_platform_of_the_image_is_read_from_the_name_of_a_step() {
+        assert_eq!(image_platform("[linux/amd64->arm/v7 build 2/3] RUN a->b"), "arm/v7");
+        assert_eq!(image_platform("[linux/amd64 build 2/3] RUN a->b"), "");
+        assert_eq!(image_platform("[2/3] RUN a->b"), "");
+        assert_eq!(image_platform("FROM a->b"), "");
+    }
 }

@@ -29,7 +29,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 pub use blob::Sink;
 pub use error::Error;
 pub use push::{BlobReader, OpenBlob, Pushed};
-pub use resolve::{RESOLVE_LIMIT_BYTES, Resolved};
+pub use resolve::{RESOLVE_LIMIT_BYTES, Resolved, best_for};
 
 /// How long to wait and how often to try.
 #[derive(Debug, Clone)]

@@ -239,34 +239,31 @@ fn content_digest(response: &Response) -> Option<Digest> {
         .ok()
 }
 
-/// The best image for `wanted` among the entries of one index; what else there is goes to `available`.
-fn choose<'a>(index: &'a Index, wanted: Option<&Platform>, available: &mut Vec<String>) -> Option<&'a Descriptor> {
-    let images: Vec<_> = index.manifests.iter().filter(|entry| is_image(entry)).collect();
-    let Some(wanted) = wanted else {
-        available.extend(
-            images
-                .iter()
-                .filter_map(|entry| platform_of(entry))
-                .map(|platform| platform.to_string()),
-        );
-        return match images.as_slice() {
-            [single] => Some(single),
-            _ => None,
-        };
-    };
+/// The image that runs best on `wanted` among the entries of an index: the same platform, else the nearest older variant.
+#[must_use]
+pub fn best_for<'a>(entries: &'a [Descriptor], wanted: &Platform) -> Option<&'a Descriptor> {
     let mut best: Option<(usize, &Descriptor)> = None;
-    for entry in images {
-        let Some(platform) = platform_of(entry) else {
-            continue;
-        };
-        if let Some(rank) = rank(wanted, &platform)
+    for entry in entries.iter().filter(|entry| is_image(entry)) {
+        if let Some(platform) = platform_of(entry)
+            && let Some(rank) = rank(wanted, &platform)
             && best.is_none_or(|(so_far, _)| rank < so_far)
         {
             best = Some((rank, entry));
         }
-        available.push(platform.to_string());
     }
     best.map(|(_, entry)| entry)
+}
+
+/// [`best_for`] in `index`, or its only image if no platform is wanted; what there is goes to `available`.
+fn choose<'a>(index: &'a Index, wanted: Option<&Platform>, available: &mut Vec<String>) -> Option<&'a Descriptor> {
+    let images: Vec<_> = index.manifests.iter().filter(|entry| is_image(entry)).collect();
+    let platforms = images.iter().filter_map(|entry| platform_of(entry));
+    available.extend(platforms.map(|platform| platform.to_string()));
+    match (wanted, images.as_slice()) {
+        (Some(wanted), _) => best_for(&index.manifests, wanted),
+        (None, [single]) => Some(single),
+        (None, _) => None,
+    }
 }
 
 /// Attestations live in indexes beside images, for the platform `unknown/unknown`.

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use proto::platform::Platform;
 use proto::v1;
 use serde_json::{Map, Value, json};
 
@@ -79,11 +80,18 @@ fn metadata(success: &v1::Success) -> Value {
     }
     if !success.manifest_digest.is_empty() {
         put("containerimage.digest", success.manifest_digest.clone().into());
-        let descriptor = json!({
+        let mut descriptor = json!({
             "mediaType": success.manifest_media_type,
             "digest": success.manifest_digest,
             "size": success.manifest_size,
         });
+        // An index says itself what its images run on.
+        if let [image] = success.images.as_slice()
+            && image.manifest_digest == success.manifest_digest
+            && let Ok(platform) = image.platform.parse::<Platform>()
+        {
+            descriptor["platform"] = json!(platform);
+        }
         put("containerimage.descriptor", descriptor);
     }
     if !success.names.is_empty() {
@@ -108,6 +116,11 @@ mod tests {
             manifest_media_type: "application/vnd.oci.image.manifest.v1+json".to_owned(),
             manifest_size: 7,
             names: vec!["a".to_owned(), "b".to_owned()],
+            images: vec![v1::success::PlatformImage {
+                platform: "linux/arm/v7".to_owned(),
+                config_digest: "sha256:c".to_owned(),
+                manifest_digest: "sha256:m".to_owned(),
+            }],
             ..v1::Success::default()
         }
     }
@@ -133,6 +146,7 @@ mod tests {
                 "containerimage.digest": "sha256:m",
                 "containerimage.descriptor": {
                     "mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": "sha256:m", "size": 7,
+                    "platform": {"architecture": "arm", "os": "linux", "variant": "v7"},
                 },
                 "image.name": "a,b",
             })

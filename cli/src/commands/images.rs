@@ -1,6 +1,7 @@
 //! `rbuild images`, `tag`, `rmi`, `inspect` and `history`.
 
 use proto::date::civil;
+use proto::platform::Platform;
 use proto::reference::Reference;
 use proto::v1;
 use serde_json::{Value, json};
@@ -21,11 +22,7 @@ pub(crate) async fn list(args: &ImagesArgs, config: &Config) -> Result<(), Probl
     };
     let reply = server::with(config, ask).await?;
     let text = match (args.quiet, args.format.format) {
-        (true, _) => reply
-            .images
-            .iter()
-            .map(|image| format!("{}\n", image.config_digest))
-            .collect(),
+        (true, _) => reply.images.iter().map(|image| format!("{}\n", id_of(image))).collect(),
         (false, Format::Json) => reply
             .images
             .iter()
@@ -33,7 +30,7 @@ pub(crate) async fn list(args: &ImagesArgs, config: &Config) -> Result<(), Probl
             .collect(),
         (false, Format::Text) => table(
             reply.images.iter().map(image_row).collect(),
-            ["NAME", "IMAGE ID", "CREATED", "SIZE"],
+            ["NAME", "IMAGE ID", "PLATFORM", "CREATED", "SIZE"],
         ),
     };
     ui::result(&text)
@@ -42,18 +39,28 @@ pub(crate) async fn list(args: &ImagesArgs, config: &Config) -> Result<(), Probl
 fn image_json(image: &v1::list_images_reply::Image) -> Value {
     json!({
         "reference": image.reference, "config_digest": image.config_digest, "created_ms": image.created_ms,
-        "size_bytes": image.size_bytes, "platform": image.platform,
+        "size_bytes": image.size_bytes, "platform": image.platform, "index_digest": image.index_digest,
+        "platforms": image.platforms,
     })
 }
 
-fn image_row(image: &v1::list_images_reply::Image) -> [String; 4] {
+/// What the name stands for: an index, or an image known by its config.
+fn id_of(image: &v1::list_images_reply::Image) -> &str {
+    match image.index_digest.as_str() {
+        "" => &image.config_digest,
+        index => index,
+    }
+}
+
+fn image_row(image: &v1::list_images_reply::Image) -> [String; 5] {
     let name = match image.reference.parse::<Reference>() {
         Ok(reference) => reference.familiar(),
         Err(_) => escape::line(image.reference.as_bytes()),
     };
     [
         name,
-        short_id(&image.config_digest),
+        short_id(id_of(image)),
+        image.platforms.join(","),
         date(image.created_ms),
         bytes(image.size_bytes),
     ]
@@ -130,16 +137,35 @@ fn lines(names: &[String]) -> String {
     lines.collect()
 }
 
-async fn facts(references: Vec<String>, config: &Config) -> Result<Vec<v1::InspectImageReply>, Problem> {
-    server::with(config, async |connection| {
-        let mut images = Vec::new();
-        for reference in references {
-            let request = v1::InspectImageRequest { reference };
-            images.push(connection.admin().inspect_image(request).await?.into_inner());
-        }
-        Ok(images)
-    })
-    .await
+/// A platform in its normal form; nothing for nothing.
+fn platform(text: Option<&str>) -> Result<String, Problem> {
+    let platform = text.map(str::parse::<Platform>).transpose();
+    let platform = platform.map_err(|error| Problem::usage(error.to_string()))?;
+    Ok(platform.map(|platform| platform.to_string()).unwrap_or_default())
+}
+
+/// All images behind a name, or the one for `platform`.
+async fn facts(
+    connection: &Connection,
+    reference: &str,
+    platform: &str,
+) -> Result<Vec<v1::InspectImageReply>, Problem> {
+    let ask = async |platform: &str| {
+        let request = v1::InspectImageRequest {
+            reference: reference.to_owned(),
+            platform: platform.to_owned(),
+        };
+        Ok::<_, Problem>(connection.admin().inspect_image(request).await?.into_inner())
+    };
+    let first = ask(platform).await?;
+    if !platform.is_empty() || first.platforms.len() == 1 {
+        return Ok(vec![first]);
+    }
+    let mut images = Vec::new();
+    for platform in &first.platforms {
+        images.push(ask(platform).await?);
+    }
+    Ok(images)
 }
 
 fn config_of(image: &v1::InspectImageReply) -> Result<Value, Problem> {
@@ -153,9 +179,32 @@ fn config_of(image: &v1::InspectImageReply) -> Result<Value, Problem> {
 
 /// Prints an array with one object per image.
 pub(crate) async fn inspect(args: ReferencesArgs, config: &Config) -> Result<(), Problem> {
-    let images = facts(args.references, config).await?;
-    let images: Vec<Value> = images.iter().map(inspect_json).collect::<Result<_, _>>()?;
+    let platform = platform(args.platform.as_deref())?;
+    let images = server::with(config, async |connection| {
+        let mut images = Vec::new();
+        for reference in &args.references {
+            images.push(facts(connection, reference, &platform).await?);
+        }
+        Ok(images)
+    })
+    .await?;
+    let images: Vec<Value> = images
+        .iter()
+        .map(|images| name_json(images))
+        .collect::<Result<_, _>>()?;
     ui::result(&format!("{:#}\n", Value::Array(images)))
+}
+
+/// What a name stands for: an image, or an index with its images.
+fn name_json(images: &[v1::InspectImageReply]) -> Result<Value, Problem> {
+    match images {
+        [single] if single.platforms.len() <= 1 && single.index_digest.is_empty() => inspect_json(single),
+        [first, ..] => {
+            let all: Vec<Value> = images.iter().map(inspect_json).collect::<Result<_, _>>()?;
+            Ok(json!({"reference": first.reference, "id": first.index_digest, "images": all}))
+        }
+        [] => Ok(Value::Null),
+    }
 }
 
 fn inspect_json(image: &v1::InspectImageReply) -> Result<Value, Problem> {
@@ -167,6 +216,7 @@ fn inspect_json(image: &v1::InspectImageReply) -> Result<Value, Problem> {
     Ok(json!({
         "reference": image.reference,
         "id": image.config_digest,
+        "platform": image.platform,
         "config": config_of(image)?,
         "layers": layers.collect::<Vec<_>>(),
     }))
@@ -174,10 +224,13 @@ fn inspect_json(image: &v1::InspectImageReply) -> Result<Value, Problem> {
 
 /// Prints the history, the newest first.
 pub(crate) async fn history(args: ReferenceArgs, config: &Config) -> Result<(), Problem> {
-    let mut rows = Vec::new();
-    for image in facts(vec![args.reference], config).await? {
-        rows.extend(history_rows(&config_of(&image)?, &image.layers));
-    }
+    let request = v1::InspectImageRequest {
+        reference: args.reference,
+        platform: platform(args.platform.as_deref())?,
+    };
+    let ask = async |connection: &Connection| Ok(connection.admin().inspect_image(request).await?.into_inner());
+    let image = server::with(config, ask).await?;
+    let rows = history_rows(&config_of(&image)?, &image.layers);
     let text = match args.format.format {
         Format::Text => {
             let cells = rows
@@ -247,9 +300,20 @@ mod tests {
             config_digest: format!("sha256:{}", "ab".repeat(32)),
             created_ms: 86_400_000,
             size_bytes: 2048,
-            platform: String::new(),
+            platform: "linux/amd64".to_owned(),
+            platforms: vec!["linux/amd64".to_owned()],
+            index_digest: String::new(),
         };
-        assert_eq!(image_row(&image), ["app:1", "abababababab", "1970-01-02", "2.00KiB"]);
+        assert_eq!(
+            image_row(&image),
+            ["app:1", "abababababab", "linux/amd64", "1970-01-02", "2.00KiB"]
+        );
+        let index = v1::list_images_reply::Image {
+            index_digest: format!("sha256:{}", "cd".repeat(32)),
+            platforms: vec!["linux/amd64".to_owned(), "linux/arm64".to_owned()],
+            ..image
+        };
+        assert_eq!(image_row(&index)[1..3], ["cdcdcdcdcdcd", "linux/amd64,linux/arm64"]);
     }
 
     #[test]

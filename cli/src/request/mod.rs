@@ -47,6 +47,10 @@ pub(crate) fn resolve(args: &BuildArgs, config: &Config, stdin: impl Read) -> Re
         .iter()
         .map(|tag| output::reference(tag))
         .collect::<Result<Vec<_>, _>>()?;
+    let platforms = platforms(&args.what.platform, environment)?;
+    if platforms.len() > 1 {
+        refuse_docker_archives(&args.result.outputs)?;
+    }
     let outputs = outputs(&args.result, &tags)?;
     let secrets = Secrets::read(&args.steps.secrets, environment)?;
     let mut build_args = build_args(&args.what.build_args, environment)?;
@@ -63,7 +67,7 @@ pub(crate) fn resolve(args: &BuildArgs, config: &Config, stdin: impl Read) -> Re
         source_date_epoch: source_date_epoch(&build_args, environment)?,
         build_args,
         labels: labels(&args.what)?,
-        platforms: platforms(&args.what.platform, environment)?,
+        platforms,
         no_cache: args.cache.no_cache,
         no_cache_filter: args.cache.no_cache_filter.clone(),
         pull: args.cache.pull,
@@ -209,6 +213,17 @@ fn redacted(address: &str) -> String {
     }
 }
 
+/// The archive that `docker load` reads holds one image.
+fn refuse_docker_archives(outputs: &[String]) -> Result<(), Problem> {
+    for text in outputs {
+        if output::is_for_docker(text)? {
+            let message = "docker exporter does not currently support exporting manifest lists";
+            return Err(Problem::usage(message).help("build one platform, or use type=oci,dest=FILE"));
+        }
+    }
+    Ok(())
+}
+
 fn outputs(args: &ResultArgs, tags: &[String]) -> Result<Vec<Output>, Problem> {
     let mut outputs = Vec::new();
     for text in &args.outputs {
@@ -258,6 +273,9 @@ fn build_args(flags: &[String], environment: &Environment) -> Result<HashMap<Str
         };
         if key.is_empty() {
             return Err(Problem::usage(format!("--build-arg: `{flag}` has no name")));
+        }
+        if key == "BUILDKIT_SYNTAX" && value.is_empty() {
+            return Err(Problem::usage("--build-arg: BUILDKIT_SYNTAX cannot be empty"));
         }
         build_args.insert(key.to_owned(), value);
     }

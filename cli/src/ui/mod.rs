@@ -12,6 +12,7 @@ pub(crate) mod tty;
 use std::io::{self, Write};
 
 use proto::v1;
+use proto::v1::diagnostic::Severity;
 use proto::v1::event::Kind;
 
 use crate::config::{Display, Progress};
@@ -47,6 +48,8 @@ pub(crate) struct Screen<W> {
     out: W,
     display: Display,
     view: View,
+    /// Mistakes that were told and not shown yet: one of them comes as the failure, and all are shown in the order of the file.
+    mistakes: Vec<v1::Diagnostic>,
 }
 
 enum View {
@@ -72,6 +75,7 @@ impl<W: Write> Screen<W> {
             out,
             display,
             view,
+            mistakes: Vec::new(),
         }
     }
 
@@ -89,13 +93,34 @@ impl<W: Write> Screen<W> {
         }
         match &event.kind {
             Some(Kind::Diagnostic(diagnostic)) if self.is_text() => {
+                if diagnostic.severity() == Severity::Error {
+                    self.mistakes.push(diagnostic.clone());
+                    return Ok(());
+                }
                 self.text(&diagnostic_text(diagnostic, self.source.as_ref()))
             }
             Some(Kind::Finished(v1::Finished {
                 outcome: Some(v1::finished::Outcome::Failure(failure)),
-            })) => self.text(&failure_text(failure, self.source.as_ref())),
-            _ => Ok(()),
+            })) => self.failure(failure),
+            Some(_) => self.all_mistakes(|_| true),
+            None => Ok(()),
         }
+    }
+
+    /// The failure among the mistakes, in the order of the file; what has no place comes last.
+    fn failure(&mut self, failure: &v1::Failure) -> io::Result<()> {
+        let at = (failure.line == 0, failure.line, failure.start);
+        self.all_mistakes(|found| (found.line == 0, found.line, found.start) <= at)?;
+        self.text(&failure_text(failure, self.source.as_ref()))?;
+        self.all_mistakes(|_| true)
+    }
+
+    fn all_mistakes(&mut self, shown_now: impl Fn(&v1::Diagnostic) -> bool) -> io::Result<()> {
+        let (now, later) = std::mem::take(&mut self.mistakes).into_iter().partition(shown_now);
+        self.mistakes = later;
+        let now: Vec<v1::Diagnostic> = now;
+        now.iter()
+            .try_for_each(|found| self.text(&diagnostic_text(found, self.source.as_ref())))
     }
 
     fn is_text(&self) -> bool {
@@ -131,8 +156,8 @@ fn colour(text: &str) -> String {
 
 fn diagnostic_text(diagnostic: &v1::Diagnostic, source: Option<&NamedText>) -> String {
     let word = match diagnostic.severity() {
-        v1::diagnostic::Severity::Error => "error",
-        v1::diagnostic::Severity::Warning | v1::diagnostic::Severity::Unspecified => "warning",
+        Severity::Error => "error",
+        Severity::Warning | Severity::Unspecified => "warning",
     };
     let title = match diagnostic.code.as_str() {
         "" => word.to_owned(),

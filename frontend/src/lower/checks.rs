@@ -6,7 +6,7 @@ use proto::platform::Platform;
 
 use super::expand::Words;
 use super::path;
-use super::stage::{Lowering, StageState};
+use super::stage::{Lowering, StageState, same_machine};
 use crate::diagnostic::Diagnostic;
 use crate::instruction::{Arg, Command, Copy, Instruction, KeyValues, Kind, Word};
 use crate::lint::settings::MULTIPLE;
@@ -161,12 +161,16 @@ impl Lowering<'_> {
         });
     }
 
-    /// Warns of a base image for another platform. Names of variants differ too often to mean something.
-    pub(crate) fn check_platform(&mut self, index: usize, request: &ImageRequest, config: &ImageConfig) {
+    /// Warns of a base image that is for another platform than `wanted`.
+    pub(crate) fn check_platform(
+        &mut self,
+        index: usize,
+        (request, wanted): (&ImageRequest, &Platform),
+        config: &ImageConfig,
+    ) {
         let found = Platform::new(&config.os, &config.architecture, &config.variant);
         let unknown = config.os.is_empty() || config.architecture.is_empty();
-        let wanted = &request.platform;
-        if unknown || (&found.os, &found.architecture) == (&wanted.os, &wanted.architecture) {
+        if unknown || same_machine(&found, wanted) {
             return;
         }
         let base = &self.input.stages.list[index].from.base;

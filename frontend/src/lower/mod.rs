@@ -38,6 +38,7 @@ use proto::platform::Platform;
 
 use crate::args::{self, Globals};
 use crate::diagnostic::{Diagnostic, Severity};
+use crate::directives::{self, FOREIGN_SYNTAX};
 use crate::lint;
 use crate::parse::Parsed;
 use crate::patterns::Patterns;
@@ -66,6 +67,9 @@ pub struct LowerOptions {
     pub platform: Platform,
     /// What the build runs on.
     pub build_platform: Platform,
+    /// Platforms that steps can run on here, for builds whose platform nobody chose: a stage takes over the platform of its
+    /// base image if it is one of these. Nothing: `platform` was chosen, and the image says that it is for it.
+    pub adoptable: Option<Vec<Platform>>,
     /// Whether other platforms are built too, so that steps must say which one they are for.
     pub multi_platform: bool,
     /// Network of steps that choose none.
@@ -94,6 +98,7 @@ impl LowerOptions {
             labels: BTreeMap::new(),
             build_platform: platform.clone(),
             platform,
+            adoptable: None,
             multi_platform: false,
             default_network: Network::Default,
             extra_hosts: Vec::new(),
@@ -205,9 +210,9 @@ pub(crate) fn attempt(
     images: &Images,
     selection: Selection,
 ) -> Attempt {
-    let mut diagnostics = parsed.diagnostics.clone();
+    let mut diagnostics = told_by_parser(parsed, options.build_args.get("BUILDKIT_SYNTAX").map(String::as_str));
     let mut made = None;
-    if !parsed.has_errors() {
+    if !diagnostics.iter().any(is_error) {
         match make((source, parsed), options, images, selection, &mut diagnostics) {
             Ok(found) => made = Some(found),
             Err(errors) => diagnostics.extend(errors),
@@ -270,7 +275,7 @@ fn make(
         target: state.root,
         stages: reach.bases.keys().copied().collect(),
         image: ImageTemplate {
-            platform: state.platform,
+            platform: platform_of(&state, options),
             author: state.author,
             config: state.config,
             base: state.base,
@@ -289,6 +294,36 @@ fn make(
         bases: reach.bases.clone(),
         globals,
     })))
+}
+
+/// What the parser has to say. `syntax` is the frontend image that takes the place of the one in the file; a file that is meant
+/// for a foreign one is in a language of its own, so all else that seems wrong in it says nothing.
+fn told_by_parser(parsed: &Parsed, syntax: Option<&str>) -> Vec<Diagnostic> {
+    let foreign = |found: &&Diagnostic| found.code == FOREIGN_SYNTAX && is_error(found);
+    let chosen = match syntax {
+        Some(image) => directives::refuse_foreign(image, Span::default()),
+        None => parsed.diagnostics.iter().find(foreign).cloned(),
+    };
+    match chosen {
+        Some(error) => vec![error],
+        None => parsed
+            .diagnostics
+            .iter()
+            .filter(|found| !foreign(found))
+            .cloned()
+            .collect(),
+    }
+}
+
+/// The platform that the image says it is for: the one that was chosen, else that of the image at its bottom.
+fn platform_of(state: &stage::StageState, options: &LowerOptions) -> Platform {
+    match (&options.adoptable, &state.base) {
+        (None, _) => options.platform.clone(),
+        (Some(_), Some(base)) if !base.os.is_empty() && !base.architecture.is_empty() => {
+            Platform::new(&base.os, &base.architecture, &base.variant)
+        }
+        (Some(_), _) => state.platform.clone(),
+    }
 }
 
 /// Decimal seconds from the options, a build argument, or the default of a global `ARG`, in this order.

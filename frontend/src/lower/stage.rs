@@ -168,13 +168,14 @@ impl<'a> Lowering<'a> {
                     state.config = facts.config.config.clone();
                     state.author.clone_from(&facts.config.author);
                     state.base = Some(facts.config.clone());
-                    self.check_platform(index, request, &facts.config);
+                    state.platform = self.adopted(index, request, &facts.config);
+                    self.check_platform(index, (request, &state.platform), &facts.config);
                 }
             }
             Origin::Local(_) => state.config.working_dir = "/".to_owned(),
         }
         state.config.on_build.clear();
-        state.label = self.label(&state);
+        state.label = self.label(index);
         state.root = match &base.origin {
             Origin::Image(request, context) => {
                 state.step.0 = usize::from(context.is_none());
@@ -187,20 +188,51 @@ impl<'a> Lowering<'a> {
         state
     }
 
-    fn label(&self, state: &StageState) -> String {
-        let name = self.input.stages.list[state.index].name.clone();
-        let label = match name {
+    fn label(&self, index: usize) -> String {
+        match self.input.stages.list[index].name.clone() {
             Some(name) => name,
-            None if self.reach.several => format!("stage-{}", state.index),
+            None if self.reach.several => format!("stage-{index}"),
             None => String::new(),
+        }
+    }
+
+    /// `[linux/amd64->arm64 build 2/7]`: platform, stage, number. The second platform is that of the image, for steps that were
+    /// told of it; steps that were not are the same for images of all platforms.
+    fn numbered(&self, state: &StageState) -> String {
+        let (step, total) = state.step;
+        // Numbers of one width keep lists of steps in columns.
+        let width = total.to_string().len();
+        let number = format!("{step:>width$}/{total}");
+        let platform = match self.input.options.multi_platform {
+            true => format!("{}{}", state.platform, self.arrow(state)),
+            false => String::new(),
         };
+        let parts = [platform.as_str(), state.label.as_str(), number.as_str()];
+        let parts: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+        parts.join(" ").trim_start().to_owned()
+    }
+
+    fn arrow(&self, state: &StageState) -> String {
+        const TOLD_BY: [&str; 4] = ["TARGETPLATFORM", "TARGETOS", "TARGETARCH", "TARGETVARIANT"];
         let target = &self.input.options.platform;
-        match (self.input.options.multi_platform, &state.platform == target) {
-            (false, _) => label,
-            (true, true) => format!("{target} {label}").trim_end().to_owned(),
-            (true, false) => format!("{}->{} {label}", state.platform, target.architecture)
-                .trim_end()
-                .to_owned(),
+        if *target == state.platform || !TOLD_BY.iter().any(|name| state.scope.is_declared(name)) {
+            return String::new();
+        }
+        let whole = target.to_string();
+        let same_os = whole.strip_prefix(&format!("{}/", state.platform.os));
+        format!("->{}", same_os.unwrap_or(&whole))
+    }
+
+    /// What a stage on this image runs on: the image's own platform instead of the one that was asked for, where nobody chose one.
+    fn adopted(&self, stage: usize, request: &ImageRequest, config: &ImageConfig) -> Platform {
+        let explicit = self.input.stages.list[stage].from.platform.is_some();
+        let found = Platform::new(&config.os, &config.architecture, &config.variant);
+        match &self.input.options.adoptable {
+            Some(known) if !explicit && !same_machine(&found, &request.platform) => {
+                let adopted = known.iter().find(|known| same_machine(known, &found));
+                adopted.unwrap_or(&request.platform).clone()
+            }
+            _ => request.platform.clone(),
         }
     }
 
@@ -242,7 +274,7 @@ impl<'a> Lowering<'a> {
         let vertex = Vertex {
             op,
             platform: state.platform.clone(),
-            name: format!("[{}] {text}", state.numbered()),
+            name: format!("[{}] {text}", self.numbered(state)),
             lines: Some(instruction.lines),
             stage: self.input.stages.called(state.index),
         };
@@ -352,7 +384,7 @@ impl<'a> Lowering<'a> {
         };
         let name = match (context, stage) {
             (Some(context), _) => format!("[context {context}] {}", request.reference),
-            (None, Some(stage)) => format!("[{}] FROM {pinned}", stage.numbered()),
+            (None, Some(stage)) => format!("[{}] FROM {pinned}", self.numbered(stage)),
             (None, None) => format!("FROM {pinned}"),
         };
         self.intern(Vertex {
@@ -361,7 +393,7 @@ impl<'a> Lowering<'a> {
                 manifest: facts.manifest,
                 diff_ids: facts.config.rootfs.diff_ids.clone(),
             }),
-            platform: request.platform.clone(),
+            platform: stage.map_or(&request.platform, |stage| &stage.platform).clone(),
             name,
             lines: Some(request.lines),
             stage: stage.map_or_else(String::new, |stage| self.input.stages.called(stage.index)),
@@ -394,14 +426,11 @@ impl StageState {
             shell => shell.to_vec(),
         }
     }
+}
 
-    fn numbered(&self) -> String {
-        let (step, total) = self.step;
-        // Numbers of one width keep lists of steps in columns.
-        let width = total.to_string().len();
-        let number = format!("{step:>width$}/{total}");
-        format!("{} {number}", self.label).trim_start().to_owned()
-    }
+/// Whether programs for one run on the other, variants apart.
+pub(super) fn same_machine(a: &Platform, b: &Platform) -> bool {
+    (&a.os, &a.architecture) == (&b.os, &b.architecture)
 }
 
 /// What counts as a step: what may make a layer.

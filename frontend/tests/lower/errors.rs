@@ -480,6 +480,35 @@ fn a_base_for_another_platform_is_pointed_at() {
 }
 
 #[test]
+fn a_platform_that_nobody_chose_is_taken_over_from_the_base_image() {
+    let mut setup = setup().image("docker.io/library/b:latest", |config| {
+        config.architecture = "arm64".into()
+    });
+    let platforms = |setup: &Setup, text: &str| {
+        let plan = setup.plan(text);
+        let step = plan.definition.vertices.last().unwrap().platform.to_string();
+        let warnings = plan
+            .diagnostics
+            .iter()
+            .filter(|found| found.code == "InvalidBaseImagePlatform");
+        (step, plan.image.platform.to_string(), warnings.count())
+    };
+    let (arm64, amd64) = ("linux/arm64".to_owned(), "linux/amd64".to_owned());
+    // Chosen: the image says so, whatever it is made of.
+    assert_eq!(platforms(&setup, "FROM b\nRUN x\n"), (amd64.clone(), amd64.clone(), 1));
+    setup.options.adoptable = Some(vec!["linux/amd64".parse().unwrap()]);
+    assert_eq!(platforms(&setup, "FROM b\nRUN x\n"), (amd64.clone(), arm64.clone(), 1));
+    setup.options.adoptable = Some(
+        ["linux/amd64", "linux/arm64"]
+            .map(|text| text.parse().unwrap())
+            .to_vec(),
+    );
+    assert_eq!(platforms(&setup, "FROM b\nRUN x\n"), (arm64.clone(), arm64.clone(), 0));
+    let explicit = "FROM --platform=linux/amd64 b\nRUN x\n";
+    assert_eq!(platforms(&setup, explicit), (amd64, arm64, 1));
+}
+
+#[test]
 fn files_choose_which_checks_they_hear() {
     let codes = |setup: &Setup, text: &str| {
         let plan = setup.plan(&text.replace('⏎', "\n"));

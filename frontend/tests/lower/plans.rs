@@ -684,11 +684,11 @@ COPY --from=old /a /b
         &setup,
         text,
         &expect![[r#"
-        0 [linux/amd64->arm64 build 1/2] FROM docker.io/library/golang:latest@sha256:… @2-2
+        0 [linux/amd64 build 1/2] FROM docker.io/library/golang:latest@sha256:… @2-2
             image docker.io/library/golang:latest (1 layers) linux/amd64
         1 [linux/amd64->arm64 build 2/2] RUN GOARCH=arm64 go build @4-4
             exec on 0 ["/bin/sh", "-c", "GOARCH=$TARGETARCH go build"] in / env=["TARGETARCH=arm64"]
-        2 [linux/arm/v7->arm64 old 1/1] FROM docker.io/library/busybox:latest@sha256:… @5-5
+        2 [linux/arm/v7 old 1/1] FROM docker.io/library/busybox:latest@sha256:… @5-5
             image docker.io/library/busybox:latest (1 layers) linux/arm/v7
         3 [linux/arm64 stage-2 1/3] FROM docker.io/library/alpine:latest@sha256:… @6-6
             image docker.io/library/alpine:latest (1 layers) linux/arm64
