@@ -14,6 +14,7 @@ pub mod reference;
 pub mod platform;
 pub mod oci;
 pub mod tree;
+pub mod address;
 pub mod definition;
 pub mod canonical;
 pub mod record;
