@@ -10,6 +10,8 @@ pub enum Need {
     Sandbox,
     /// The statically linked shell that base images are made of.
     Busybox,
+    /// The program `git`, where the system or its owner put it.
+    Git,
     /// A program, by its absolute path.
     Program(&'static str),
 }
@@ -20,6 +22,10 @@ impl Need {
         match self {
             Self::Sandbox => (!may_mount()).then(|| "the right to mount, which root has".to_owned()),
             Self::Busybox => Self::Program(crate::image::BUSYBOX).lacking(),
+            Self::Git => {
+                let places = ["/usr/bin/git", "/usr/local/bin/git"];
+                (!places.iter().any(|path| Path::new(path).exists())).then(|| "`git`".to_owned())
+            }
             Self::Program(path) => (!Path::new(path).exists()).then(|| format!("`{path}`")),
         }
     }
