@@ -96,7 +96,7 @@ pub async fn build(
 ) -> Result<v1::Success, BuildError> {
     let lease = Arc::new(host.store.lease());
     let job = Job::new(host, session, events, cancel, &request.insecure_registries);
-    let planned = plan::make(request, &job).await?;
+    let planned = plan::make(request, &job, &lease).await?;
     for _ in 0..REWINDS {
         // A failure cancels the steps beside it; the token of the build itself stays as the client left it.
         let attempt = Job {

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use cache::lease::Lease;
 use frontend::diagnostic::{Diagnostic, Severity};
 use frontend::lower::LowerOptions;
 use frontend::plan::{ImageFacts, ImageRequest, ImageTemplate, Lowered, Plan};
 use frontend::source::SourceFile;
 use futures_util::FutureExt;
-use futures_util::future::try_join_all;
+use futures_util::future::{try_join, try_join_all};
 use proto::definition::{Definition, VertexId};
 use proto::digest::Digest;
 use proto::platform::Platform;
@@ -17,6 +18,9 @@ use proto::v1::{self, event::Kind};
 use crate::build::Job;
 use crate::images::{self, ResolvedImage};
 use crate::request::{Blame, BuildError, BuildRequest, NamedContext, Place};
+use crate::sources::contexts::RemoteContexts;
+use crate::sources::{self, Fetched, Source};
+use crate::stack::Stack;
 use crate::tree::MergedTree;
 
 /// A build that is ready to be solved.
@@ -32,6 +36,8 @@ pub struct Planned {
     pub images: HashMap<Digest, Arc<ResolvedImage>>,
     /// Contexts that the graph reads, by name.
     pub contexts: HashMap<String, Arc<Context>>,
+    /// What was fetched for the graph, by vertex.
+    pub sources: HashMap<VertexId, Stack>,
     /// The Dockerfile, for places in messages.
     pub source: Arc<SourceFile>,
     /// Limit of times in seconds since 1970: from the client, a build argument, or the Dockerfile.
@@ -49,17 +55,25 @@ pub struct Context {
     pub tree: Arc<MergedTree>,
     /// What is there but excluded: path, pattern, line.
     pub excluded: Vec<(String, String, u32)>,
+    /// Its files, if the server fetched it; nothing if the client has it.
+    pub fetched: Option<Stack>,
 }
 
-/// Reads the Dockerfile, lowers it until no base image is unknown, and walks the contexts it reads.
+/// Reads the Dockerfile, lowers it until no base image is unknown, walks the contexts it reads, and fetches its remote
+/// sources, which `lease` holds.
 ///
 /// # Errors
-/// Diagnostics of the Dockerfile, images that cannot be resolved, contexts that cannot be read.
-pub async fn make(request: &BuildRequest, job: &Job) -> Result<Planned, BuildError> {
-    let source = read(request, job).await?;
+/// Diagnostics of the Dockerfile, images that cannot be resolved, contexts and sources that cannot be read.
+pub async fn make(request: &BuildRequest, job: &Job, lease: &Lease) -> Result<Planned, BuildError> {
+    let remote = RemoteContexts::new(request, job, lease);
+    let source = read(request, job, &remote).await?;
     let parsed = frontend::parse(&source);
     report(&source, &parsed.diagnostics, job)?;
-    let options = options(request, job);
+    let mut options = options(request, job);
+    if let Some(name) = frontend::epoch_context(&source, &parsed, &options) {
+        let time = remote.time(&name).await?;
+        options.context_times.insert(name, time);
+    }
     let mut facts: BTreeMap<(String, Platform), ImageFacts> = BTreeMap::new();
     let mut resolved = HashMap::new();
     let plan = loop {
@@ -85,14 +99,25 @@ pub async fn make(request: &BuildRequest, job: &Job) -> Result<Planned, BuildErr
         }
     };
     report(&source, &plan.diagnostics, job)?;
-    let contexts = walk_contexts(&plan, job).await?;
+    let (contexts, fetched) = try_join(
+        walk_contexts(&plan, job, &remote),
+        fetch_sources(&plan, &source, job, lease),
+    )
+    .await?;
+    let mut definition = plan.definition;
+    let mut sources = HashMap::new();
+    for (id, fetched) in fetched {
+        definition.vertices[id.0 as usize].op = fetched.source.into_op();
+        sources.insert(id, fetched.stack);
+    }
     let project = project(request, job);
     Ok(Planned {
-        definition: Arc::new(plan.definition),
+        definition: Arc::new(definition),
         target: plan.target,
         image: plan.image,
         images: resolved,
         contexts,
+        sources,
         source: Arc::new(source),
         source_date_epoch: plan.source_date_epoch,
         project,
@@ -101,16 +126,21 @@ pub async fn make(request: &BuildRequest, job: &Job) -> Result<Planned, BuildErr
 
 /// What is built is told apart by its name, and what has no name by where it lies.
 fn project(request: &BuildRequest, job: &Job) -> String {
-    let place = match request.tags.first() {
-        Some(tag) => tag.repository().to_owned(),
-        None => job.session.place().unwrap_or_default(),
+    let place = match (request.tags.first(), request.contexts.get("context")) {
+        (Some(tag), _) => tag.repository().to_owned(),
+        (None, Some(NamedContext::Remote(source))) => source.shown(),
+        (None, _) => job.session.place().unwrap_or_default(),
     };
     format!("{}\0{place}", request.dockerfile_name)
 }
 
-async fn read(request: &BuildRequest, job: &Job) -> Result<SourceFile, BuildError> {
+async fn read(request: &BuildRequest, job: &Job, remote: &RemoteContexts<'_>) -> Result<SourceFile, BuildError> {
+    if request.dockerfile_path.is_some() {
+        // A step of its own, which this one would only hide.
+        remote.get("context").await?;
+    }
     let name = format!("[internal] load build definition from {}", request.dockerfile_name);
-    let bytes = job.step(&name, |_| job.session.read_dockerfile()).await?;
+    let bytes = job.step(&name, |_| remote.dockerfile()).await?;
     let text = String::from_utf8_lossy(&bytes.dockerfile).into_owned();
     Ok(SourceFile::new(request.dockerfile_name.clone(), text))
 }
@@ -118,7 +148,7 @@ async fn read(request: &BuildRequest, job: &Job) -> Result<SourceFile, BuildErro
 fn options(request: &BuildRequest, job: &Job) -> LowerOptions {
     let contexts = request.contexts.iter().map(|(name, context)| {
         let lowered = match context {
-            NamedContext::Local => frontend::NamedContext::Local,
+            NamedContext::Local | NamedContext::Remote(_) => frontend::NamedContext::Local,
             NamedContext::Image(reference) => frontend::NamedContext::Image(reference.to_string()),
             NamedContext::OciLayout { .. } => frontend::NamedContext::Image(images::layout_name(name)),
         };
@@ -136,6 +166,7 @@ fn options(request: &BuildRequest, job: &Job) -> LowerOptions {
         contexts: contexts.collect(),
         allow_network_host: request.allow_network_host,
         source_date_epoch: request.source_date_epoch,
+        context_times: BTreeMap::new(),
         multi_platform: false,
     }
 }
@@ -163,16 +194,30 @@ async fn resolve(
     })
 }
 
-async fn walk_contexts(plan: &Plan, job: &Job) -> Result<HashMap<String, Arc<Context>>, BuildError> {
+async fn walk_contexts(
+    plan: &Plan,
+    job: &Job,
+    remote: &RemoteContexts<'_>,
+) -> Result<HashMap<String, Arc<Context>>, BuildError> {
     let walk = |(name, patterns): (String, Vec<String>)| async move {
+        if let Some(stack) = remote.files(&name).await? {
+            let context = Context {
+                name: name.clone(),
+                tree: Arc::default(),
+                excluded: Vec::new(),
+                fetched: Some(stack),
+            };
+            return Ok::<_, BuildError>((name, Arc::new(context)));
+        }
         let step = format!("[internal] load build context {name}");
         let walked = job.step(&step, |_| job.session.walk(&name, &patterns)).await?;
         let context = Context {
             name: name.clone(),
             tree: Arc::new(MergedTree::new(vec![Arc::new(walked.tree)])),
             excluded: walked.excluded,
+            fetched: None,
         };
-        Ok::<_, BuildError>((name, Arc::new(context)))
+        Ok((name, Arc::new(context)))
     };
     let walks: Vec<_> = plan
         .selections()
@@ -180,6 +225,49 @@ async fn walk_contexts(plan: &Plan, job: &Job) -> Result<HashMap<String, Arc<Con
         .map(|selection| walk(selection).boxed())
         .collect();
     Ok(try_join_all(walks).await?.into_iter().collect())
+}
+
+/// Fetches the remote sources of the graph, all at once.
+async fn fetch_sources(
+    plan: &Plan,
+    source: &SourceFile,
+    job: &Job,
+    lease: &Lease,
+) -> Result<Vec<(VertexId, Fetched)>, BuildError> {
+    let vertices = plan.definition.vertices.iter().enumerate();
+    let remote = vertices.filter_map(|(index, vertex)| Some((index, vertex, Source::of(&vertex.op)?)));
+    let fetches = remote.map(|(index, vertex, wanted)| {
+        let fetch = async move {
+            let fetched = job
+                .step(&vertex.name, |step| sources::fetch(&wanted, job, lease, step))
+                .await;
+            let id = VertexId(u32::try_from(index).expect("ids of a definition are 32 bits"));
+            fetched.map(|fetched| (id, fetched)).map_err(|mut error| {
+                let lines = vertex.lines.unwrap_or_default();
+                error.place = error.place.or_else(|| place_of(source, lines, wanted.address()));
+                error
+            })
+        };
+        fetch.boxed()
+    });
+    try_join_all(fetches).await
+}
+
+/// The place of a word in some lines of the Dockerfile, or these lines if it is not written out there.
+fn place_of(source: &SourceFile, (first, last): (u32, u32), word: &str) -> Option<Place> {
+    let found = source.find_in_lines(first, last, word);
+    (first > 0).then(|| match found {
+        Some(span) => Place {
+            start: span.start,
+            end: span.end,
+            line: source.line(span.start),
+        },
+        None => Place {
+            start: 0,
+            end: 0,
+            line: first,
+        },
+    })
 }
 
 /// Tells warnings to the client; the first error becomes the build's failure.

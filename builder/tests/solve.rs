@@ -15,7 +15,8 @@ use cache::store::{Options, Store};
 use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, FutureExt};
 use proto::definition::{
-    CopyAction, CopySource, Definition, ExecOp, FileAction, FileOp, ImageOp, LocalOp, Network, Op, Vertex, VertexId,
+    CopyAction, CopySource, Definition, ExecOp, FileAction, FileOp, ImageOp, LocalOp, Network, Op, Unpack, Vertex,
+    VertexId,
 };
 use proto::digest::{DiffId, Digest};
 use proto::platform::Platform;
@@ -92,7 +93,7 @@ impl Graph {
             link: false,
             parents: false,
             exclude: Vec::new(),
-            unpack: false,
+            unpack: Unpack::Nothing,
         };
         self.push(
             "COPY f /f",

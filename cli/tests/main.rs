@@ -4,6 +4,7 @@ mod support;
 
 mod build;
 mod cache;
+mod contexts;
 mod crash;
 mod errors;
 mod failures;
@@ -13,5 +14,6 @@ mod outputs;
 mod registry;
 mod serve;
 mod server;
+mod sources;
 mod store;
 mod test_files;

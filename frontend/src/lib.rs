@@ -32,6 +32,7 @@ mod lint_settings;
 pub mod lower;
 pub mod plan;
 pub mod patterns;
+pub mod git;
 
-pub use lower::{LowerOptions, NamedContext, lower};
+pub use lower::{LowerOptions, NamedContext, epoch_context, lower};
 pub use plan::{ImageFacts, ImageRequest, ImageTemplate, Lowered, Plan};

@@ -29,7 +29,7 @@ pub fn keep(image: &Image, stack: &Stack, config: &Document, names: &[Reference]
     for name in names {
         let origins = stack.layers().iter().filter_map(|layer| match &layer.origin {
             Origin::Registry(reference) => Some((layer.info.diff_id, (**reference).clone())),
-            Origin::Built | Origin::Layout(_) => None,
+            Origin::Built | Origin::Layout(_) | Origin::Fetched(_) => None,
         });
         let stored = StoredImage {
             reference: name.clone(),

@@ -23,6 +23,9 @@ use crate::ui;
 pub(crate) fn run(args: &BuildArgs, config: &Config) -> Result<(), Problem> {
     let display = Display::new(&args.show, &config.environment)?;
     let build = request::resolve(args, config, std::io::stdin().lock())?;
+    if let Some(notice) = &build.notice {
+        ui::remark(&format!("warning: {notice}"));
+    }
     wait(config, build_on_server(args, config, build, display))
 }
 

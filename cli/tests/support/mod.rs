@@ -3,6 +3,7 @@
 
 pub(crate) mod build;
 pub(crate) mod leaks;
+pub(crate) mod remote;
 pub(crate) mod server;
 
 use std::io::Write;

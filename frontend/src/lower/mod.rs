@@ -7,7 +7,7 @@
 //!                    stage.rs: one stage after the other, in file order
 //!                      ├─ from.rs    the filesystem and config it starts with
 //!                      ├─ run.rs     RUN, with mount.rs
-//!                      ├─ copy.rs    COPY and ADD, with owner.rs
+//!                      ├─ copy.rs    COPY and ADD, with owner.rs and remote.rs
 //!                      └─ config.rs  everything that only changes the config, with expose.rs
 //! ```
 //!
@@ -23,6 +23,7 @@ mod gofmt;
 mod mount;
 mod owner;
 mod reach;
+mod remote;
 mod run;
 mod stage;
 
@@ -71,6 +72,8 @@ pub struct LowerOptions {
     pub allow_network_host: bool,
     /// Upper limit of times: seconds since 1970.
     pub source_date_epoch: Option<i64>,
+    /// Times of contexts by name, for a `SOURCE_DATE_EPOCH` that names one; nothing for a context that has none.
+    pub context_times: BTreeMap<String, Option<i64>>,
 }
 
 impl LowerOptions {
@@ -90,6 +93,7 @@ impl LowerOptions {
             contexts: BTreeMap::new(),
             allow_network_host: false,
             source_date_epoch: None,
+            context_times: BTreeMap::new(),
         }
     }
 }
@@ -196,7 +200,26 @@ fn source_date_epoch(
         Diagnostic::error("invalid-epoch", span, format!("invalid SOURCE_DATE_EPOCH: {text}"))
             .help("give seconds since 1970 as a decimal number")
     };
-    text.parse().map(Some).map_err(wrong)
+    match options.context_times.get(text) {
+        Some(time) => Ok(*time),
+        None => text.parse().map(Some).map_err(wrong),
+    }
+}
+
+/// The context whose time is to be the limit of times: `SOURCE_DATE_EPOCH` is `context` or the name of another one. Its time is
+/// asked for in [`LowerOptions::context_times`].
+#[must_use]
+pub fn epoch_context(source: &SourceFile, parsed: &Parsed, options: &LowerOptions) -> Option<String> {
+    let stages = Stages::split(&parsed.instructions);
+    let text = match options.build_args.get("SOURCE_DATE_EPOCH") {
+        Some(text) => text.clone(),
+        None => {
+            // A global `ARG` that cannot be expanded is reported when it is lowered.
+            let globals = from::globals((source, parsed.escape), options, &stages, &mut Vec::new()).ok()?;
+            globals.values.get("SOURCE_DATE_EPOCH")?.clone()
+        }
+    };
+    (options.source_date_epoch.is_none() && (text == "context" || options.contexts.contains_key(&text))).then_some(text)
 }
 
 fn ignored_build_args(parsed: &Parsed, options: &LowerOptions, reach: &reach::Reach<'_>) -> Vec<String> {
