@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cache::lease::Lease;
 use cache::registry::RegistryAccess;
@@ -63,9 +64,13 @@ impl Job {
     where
         F: Future<Output = Result<T, BuildError>>,
     {
-        let step = self.events.start_step(name, 0);
-        let started = self.host.clock.now();
-        let result = work(step).await;
+        let mut open = OpenStep {
+            job: self,
+            step: self.events.start_step(name, 0),
+            started: self.host.clock.now(),
+            ended: false,
+        };
+        let result = work(open.step).await;
         let end = match &result {
             Ok(_) => StepEnd::Done { reason: String::new() },
             Err(error) if error.blame == Blame::Canceled => StepEnd::Canceled,
@@ -73,9 +78,31 @@ impl Job {
                 error: error.message.clone(),
             },
         };
-        self.events
-            .finish_step(step, end, self.host.clock.now().saturating_sub(started));
+        open.end(end);
         result
+    }
+}
+
+/// A step that runs. Work beside work that fails is dropped in the middle: then the step was cancelled.
+struct OpenStep<'a> {
+    job: &'a Job,
+    step: StepNumber,
+    started: Duration,
+    ended: bool,
+}
+
+impl OpenStep<'_> {
+    fn end(&mut self, end: StepEnd) {
+        if !std::mem::replace(&mut self.ended, true) {
+            let took = self.job.host.clock.now().saturating_sub(self.started);
+            self.job.events.finish_step(self.step, end, took);
+        }
+    }
+}
+
+impl Drop for OpenStep<'_> {
+    fn drop(&mut self) {
+        self.end(StepEnd::Canceled);
     }
 }
 
@@ -100,7 +127,7 @@ pub async fn build(
     let lease = Arc::new(host.store.lease());
     check_entitlements(request, session, &host.entitlements)?;
     let job = Job::new(host, session, events, cancel, &request.insecure_registries);
-    let planned = plan::make(request, &job).await?;
+    let planned = plan::make(request, &job, &lease).await?;
     for _ in 0..REWINDS {
         // A failure cancels the steps beside it; the token of the build itself stays as the client left it.
         let attempt = Job {

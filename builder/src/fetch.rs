@@ -16,6 +16,7 @@ use crate::event::StepNumber;
 use crate::layers::store_failed;
 use crate::request::{Blame, BuildError};
 use crate::session::Session;
+use crate::sources;
 use crate::stack::{Origin, Stack};
 
 /// Bytes between two reports of a download.
@@ -31,6 +32,8 @@ pub async fn blob(origin: &Origin, blob: &Descriptor, job: &Job, step: StepNumbe
     }
     match origin {
         Origin::Registry(reference) => from_registry(reference, blob, job, step).await,
+        // Boxed: this is written by the same code that reads layers.
+        Origin::Fetched(source) => sources::again(source, blob, job, step).boxed().await,
         Origin::Layout(context) => from_layout(context, blob, job).await,
         Origin::Built => Err(BuildError::bug(format!(
             "blob {} was built here and can not be fetched",

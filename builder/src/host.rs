@@ -13,6 +13,7 @@ use tokio::sync::Semaphore;
 use crate::executor::Executor;
 use crate::layers::Layers;
 use crate::solve::flight::Flights;
+use crate::sources::Sources;
 
 /// Handles that all builds of a server share.
 #[derive(Clone)]
@@ -25,6 +26,8 @@ pub struct Host {
     pub executor: Arc<dyn Executor>,
     /// Speaks to registries.
     pub registry: Client,
+    /// Fetches what is behind other addresses.
+    pub sources: Sources,
     /// Tells the time.
     pub clock: Clock,
     /// One permit a step that runs.

@@ -15,6 +15,7 @@ pub mod solve;
 pub mod op;
 pub mod layers;
 pub mod fetch;
+pub mod sources;
 pub mod export;
 pub mod server;
 pub mod session;

@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use cache::lease::Lease;
 use frontend::diagnostic::{Diagnostic, Severity};
 use frontend::lower::LowerOptions;
 use frontend::patterns::{IgnoreFile, Patterns};
 use frontend::plan::{ImageFacts, ImageRequest, ImageTemplate, Lowered, Plan};
 use frontend::source::{SourceFile, Span};
 use futures_util::FutureExt;
-use futures_util::future::try_join_all;
+use futures_util::future::{try_join, try_join_all};
 use proto::definition::{Definition, VertexId};
 use proto::digest::Digest;
 use proto::platform::Platform;
@@ -20,6 +21,9 @@ use crate::executor::emulation::Handlers;
 use crate::images::{self, Lookup, ResolvedImage};
 use crate::platforms::Shape;
 use crate::request::{Blame, BuildError, BuildRequest, NamedContext, Place};
+use crate::sources::contexts::RemoteContexts;
+use crate::sources::{self, Fetched, Source};
+use crate::stack::Stack;
 use crate::tree::MergedTree;
 
 /// A build that is ready to be solved.
@@ -33,6 +37,8 @@ pub struct Planned {
     pub images: HashMap<Digest, Arc<ResolvedImage>>,
     /// Contexts that the graph reads, by name.
     pub contexts: HashMap<String, Arc<Context>>,
+    /// What was fetched for the graph, by vertex.
+    pub sources: HashMap<VertexId, Stack>,
     /// The Dockerfile, for places in messages.
     pub source: Arc<SourceFile>,
     /// Limit of times in seconds since 1970: from the client, a build argument, or the Dockerfile.
@@ -59,16 +65,26 @@ pub struct Context {
     pub tree: Arc<MergedTree>,
     /// What is there but excluded: path, pattern, line.
     pub excluded: Vec<(String, String, u32)>,
+    /// Its files, if the server fetched it; nothing if the client has it.
+    pub fetched: Option<Stack>,
 }
 
-/// Reads the Dockerfile, lowers it for each platform until no base image is unknown, and walks the contexts it reads.
+/// Reads the Dockerfile, lowers it for each platform until no base image is unknown, walks the contexts it reads, and fetches its
+/// remote sources, which `lease` holds.
 ///
 /// # Errors
-/// Diagnostics of the Dockerfile, images that cannot be resolved, contexts that cannot be read.
-pub async fn make(request: &BuildRequest, job: &Job) -> Result<Planned, BuildError> {
-    let (source, ignore) = read(request, job).await?;
+/// Diagnostics of the Dockerfile, images that cannot be resolved, contexts and sources that cannot be read.
+pub async fn make(request: &BuildRequest, job: &Job, lease: &Lease) -> Result<Planned, BuildError> {
+    let remote = RemoteContexts::new(request, job, lease);
+    let (source, ignore) = read(request, job, &remote).await?;
     let parsed = frontend::parse(&source);
-    let platforms = options(request, ignore.as_ref(), job);
+    let mut platforms = options(request, ignore.as_ref(), job);
+    for options in &mut platforms {
+        if let Some(name) = frontend::epoch_context(&source, &parsed, options) {
+            let time = remote.time(&name).await?;
+            options.context_times.insert(name, time);
+        }
+    }
     let mut resolver = Resolver {
         request,
         job,
@@ -93,11 +109,22 @@ pub async fn make(request: &BuildRequest, job: &Job) -> Result<Planned, BuildErr
     for plan in plans {
         images_to_make.push(merge(&mut definition, plan));
     }
+    let (contexts, fetched) = try_join(
+        walk_contexts(&definition, job, &remote),
+        fetch_sources(&definition, &source, job, lease),
+    )
+    .await?;
+    let mut sources = HashMap::new();
+    for (id, fetched) in fetched {
+        definition.vertices[id.0 as usize].op = fetched.source.into_op();
+        sources.insert(id, fetched.stack);
+    }
     Ok(Planned {
-        contexts: walk_contexts(&definition, job).await?,
+        contexts,
         definition: Arc::new(definition),
         images_to_make,
         images,
+        sources,
         source: Arc::new(source),
         source_date_epoch,
         project: project(request, job),
@@ -163,17 +190,26 @@ fn merge(definition: &mut Definition, plan: Plan) -> PlannedImage {
 
 /// What is built is told apart by its name, and what has no name by where it lies.
 fn project(request: &BuildRequest, job: &Job) -> String {
-    let place = match request.tags.first() {
-        Some(tag) => tag.repository().to_owned(),
-        None => job.session.place().unwrap_or_default(),
+    let place = match (request.tags.first(), request.contexts.get("context")) {
+        (Some(tag), _) => tag.repository().to_owned(),
+        (None, Some(NamedContext::Remote(source))) => source.shown(),
+        (None, _) => job.session.place().unwrap_or_default(),
     };
     format!("{}\0{place}", request.dockerfile_name)
 }
 
 /// The Dockerfile, and what its ignore file excludes, for warnings.
-async fn read(request: &BuildRequest, job: &Job) -> Result<(SourceFile, Option<Patterns>), BuildError> {
+async fn read(
+    request: &BuildRequest,
+    job: &Job,
+    remote: &RemoteContexts<'_>,
+) -> Result<(SourceFile, Option<Patterns>), BuildError> {
+    if request.dockerfile_path.is_some() {
+        // A step of its own, which this one would only hide.
+        remote.get("context").await?;
+    }
     let name = format!("[internal] load build definition from {}", request.dockerfile_name);
-    let bytes = job.step(&name, |_| job.session.read_dockerfile()).await?;
+    let bytes = job.step(&name, |_| remote.dockerfile()).await?;
     let text = String::from_utf8_lossy(&bytes.dockerfile).into_owned();
     let ignore = bytes.ignore.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     // A broken ignore file is told by the walk of the context, and only if there is one.
@@ -208,7 +244,7 @@ fn options_for(
 ) -> LowerOptions {
     let contexts = request.contexts.iter().map(|(name, context)| {
         let lowered = match context {
-            NamedContext::Local => frontend::NamedContext::Local,
+            NamedContext::Local | NamedContext::Remote(_) => frontend::NamedContext::Local,
             NamedContext::Image(reference) => frontend::NamedContext::Image(reference.to_string()),
             NamedContext::OciLayout { .. } => frontend::NamedContext::Image(images::layout_name(name)),
         };
@@ -229,6 +265,7 @@ fn options_for(
         source_date_epoch: request.source_date_epoch,
         multi_platform: request.shape == Shape::Index,
         ignore: None,
+        context_times: BTreeMap::new(),
     }
 }
 
@@ -313,22 +350,79 @@ impl Resolver<'_> {
     }
 }
 
-async fn walk_contexts(definition: &Definition, job: &Job) -> Result<HashMap<String, Arc<Context>>, BuildError> {
+async fn walk_contexts(
+    definition: &Definition,
+    job: &Job,
+    remote: &RemoteContexts<'_>,
+) -> Result<HashMap<String, Arc<Context>>, BuildError> {
     let walk = |(name, patterns): (String, Vec<String>)| async move {
+        if let Some(stack) = remote.files(&name).await? {
+            let context = Context {
+                name: name.clone(),
+                tree: Arc::default(),
+                excluded: Vec::new(),
+                fetched: Some(stack),
+            };
+            return Ok::<_, BuildError>((name, Arc::new(context)));
+        }
         let step = format!("[internal] load build context {name}");
         let walked = job.step(&step, |_| job.session.walk(&name, &patterns)).await?;
         let context = Context {
             name: name.clone(),
             tree: Arc::new(MergedTree::new(vec![Arc::new(walked.tree)])),
             excluded: walked.excluded,
+            fetched: None,
         };
-        Ok::<_, BuildError>((name, Arc::new(context)))
+        Ok((name, Arc::new(context)))
     };
     let walks: Vec<_> = frontend::plan::selections(definition)
         .into_iter()
         .map(|selection| walk(selection).boxed())
         .collect();
     Ok(try_join_all(walks).await?.into_iter().collect())
+}
+
+/// Fetches the remote sources of the graph, all at once.
+async fn fetch_sources(
+    definition: &Definition,
+    source: &SourceFile,
+    job: &Job,
+    lease: &Lease,
+) -> Result<Vec<(VertexId, Fetched)>, BuildError> {
+    let vertices = definition.vertices.iter().enumerate();
+    let remote = vertices.filter_map(|(index, vertex)| Some((index, vertex, Source::of(&vertex.op)?)));
+    let fetches = remote.map(|(index, vertex, wanted)| {
+        let fetch = async move {
+            let fetched = job
+                .step(&vertex.name, |step| sources::fetch(&wanted, job, lease, step))
+                .await;
+            let id = VertexId(u32::try_from(index).expect("ids of a definition are 32 bits"));
+            fetched.map(|fetched| (id, fetched)).map_err(|mut error| {
+                let lines = vertex.lines.unwrap_or_default();
+                error.place = error.place.or_else(|| place_of(source, lines, wanted.address()));
+                error
+            })
+        };
+        fetch.boxed()
+    });
+    try_join_all(fetches).await
+}
+
+/// The place of a word in some lines of the Dockerfile, or these lines if it is not written out there.
+fn place_of(source: &SourceFile, (first, last): (u32, u32), word: &str) -> Option<Place> {
+    let found = source.find_in_lines(first, last, word);
+    (first > 0).then(|| match found {
+        Some(span) => Place {
+            start: span.start,
+            end: span.end,
+            line: source.line(span.start),
+        },
+        None => Place {
+            start: 0,
+            end: 0,
+            line: first,
+        },
+    })
 }
 
 /// Tells the client what is doubtful.

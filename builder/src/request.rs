@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use proto::definition::Network;
+use frontend::git::GitReference;
+use proto::address::redacted;
+use proto::definition::{HttpOp, Network};
 use proto::digest::Digest;
 use proto::entitlement::{Entitlements, UnknownEntitlement};
 use proto::oci::Compression;
@@ -11,6 +13,7 @@ use proto::reference::Reference;
 use proto::v1;
 
 use crate::platforms::{self, Shape};
+use crate::sources::Source;
 
 /// A build, checked.
 #[derive(Debug, Clone)]
@@ -51,6 +54,8 @@ pub struct BuildRequest {
     pub dockerfile_name: String,
     /// Registries that may speak plain HTTP.
     pub insecure_registries: Vec<String>,
+    /// Path of the Dockerfile in the main context, if the server fetches that; nothing: the client has the Dockerfile.
+    pub dockerfile_path: Option<String>,
 }
 
 /// `--no-cache` and `--no-cache-filter`.
@@ -125,6 +130,8 @@ pub enum NamedContext {
         /// Which image in it.
         digest: Option<Digest>,
     },
+    /// What the server fetches.
+    Remote(Source),
 }
 
 /// Whose fault a failure was.
@@ -344,6 +351,7 @@ impl BuildRequest {
             source_date_epoch: wire.source_date_epoch,
             dockerfile_name: wire.dockerfile_name,
             insecure_registries: wire.insecure_registries,
+            dockerfile_path: (!wire.dockerfile_path.is_empty()).then_some(wire.dockerfile_path),
         })
     }
 }
@@ -480,6 +488,20 @@ fn context_from_wire((name, context): (String, v1::NamedContext)) -> Result<(Str
                 ),
             },
         },
+        Some(Kind::Git(text)) => NamedContext::Remote(git_context(&name, &text)?),
+        Some(Kind::Http(url)) => {
+            let op = HttpOp {
+                url,
+                file_name: "context".to_owned(),
+                checksum: None,
+                pin: None,
+            };
+            // Only the main context is unpacked, as in other builders; a further one is the file `context`.
+            NamedContext::Remote(match name.as_str() {
+                "context" => Source::Archive(op),
+                _ => Source::File(op),
+            })
+        }
         None => {
             return Err(RequestError(format!(
                 "context `{name}` has no kind that this server knows"
@@ -487,6 +509,13 @@ fn context_from_wire((name, context): (String, v1::NamedContext)) -> Result<(Str
         }
     };
     Ok((name, context))
+}
+
+fn git_context(name: &str, text: &str) -> Result<Source, RequestError> {
+    let parsed = GitReference::parse(text)
+        .ok_or_else(|| RequestError(format!("context `{name}`: `{}` is no git reference", redacted(text))))?;
+    let parsed = parsed.map_err(|error| RequestError(format!("context `{name}`: {error}")))?;
+    Ok(Source::Git(parsed.into_op()))
 }
 
 #[cfg(test)]

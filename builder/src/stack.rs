@@ -7,6 +7,8 @@ use proto::oci::Descriptor;
 use proto::record::LayerInfo;
 use proto::reference::Reference;
 
+use crate::sources::Source;
+
 /// One layer of a stack.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layer {
@@ -25,6 +27,8 @@ pub enum Origin {
     Registry(Arc<Reference>),
     /// An OCI layout of the client, by the name of the context.
     Layout(Arc<str>),
+    /// A remote source of a build, pinned.
+    Fetched(Arc<Source>),
 }
 
 /// Layers from the base upwards. Cheap to clone.

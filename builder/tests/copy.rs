@@ -9,7 +9,7 @@ use builder::op::copy::{CopyError, PlannedContent, SelectedSource, plan};
 use builder::op::mkdir;
 use builder::op::select::{SelectError, Selection, content_fields, select};
 use builder::tree::MergedTree;
-use proto::definition::{CopyAction, CopySource, Id, InlineFile, MakeDirAction, ModeChange, Owner, VertexId};
+use proto::definition::{CopyAction, CopySource, Id, InlineFile, MakeDirAction, ModeChange, Owner, Unpack, VertexId};
 use proto::digest::ContentDigest;
 use proto::tree::{EntryKind, RelPath, Timestamp, Tree, TreeEntry};
 
@@ -68,7 +68,7 @@ fn action(patterns: &[&str], dest: &str) -> CopyAction {
         link: false,
         parents: false,
         exclude: Vec::new(),
-        unpack: false,
+        unpack: Unpack::Nothing,
     }
 }
 
@@ -330,7 +330,7 @@ fn an_excluded_directory_keeps_its_metadata_for_what_is_taken_back() {
 
 fn unpacked(parent: &str, archive: &MergedTree, change: impl FnOnce(&mut CopyAction)) -> Result<String, CopyError> {
     let mut add = action(&["f"], "/p");
-    add.unpack = true;
+    add.unpack = Unpack::Context;
     change(&mut add);
     let selection = Selection {
         pattern: "f",
@@ -430,10 +430,10 @@ fn the_owner_of_the_instruction_applies_to_what_an_archive_names_and_its_mode_to
 
 #[test]
 fn archives_are_only_unpacked_where_that_was_asked_for() {
-    let error = unpacked("", &tree("x"), |add| add.unpack = false).unwrap_err();
+    let error = unpacked("", &tree("x"), |add| add.unpack = Unpack::Nothing).unwrap_err();
     assert!(matches!(error, CopyError::NotUnpacked { index: 0 }), "{error}");
     let mut add = action(&["f"], "/p");
-    add.unpack = true;
+    add.unpack = Unpack::Context;
     check("", &add, "p 644 0:0");
 }
 

@@ -15,8 +15,8 @@ use cache::store::{Options, Store};
 use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, FutureExt};
 use proto::definition::{
-    CopyAction, CopySource, Definition, ExecOp, FileAction, FileOp, ImageOp, LocalOp, Network, Op, Security, Vertex,
-    VertexId,
+    CopyAction, CopySource, Definition, ExecOp, FileAction, FileOp, ImageOp, LocalOp, Network, Op, Security, Unpack,
+    Vertex, VertexId,
 };
 use proto::digest::{DiffId, Digest};
 use proto::platform::Platform;
@@ -95,7 +95,7 @@ impl Graph {
             link: false,
             parents: false,
             exclude: Vec::new(),
-            unpack: false,
+            unpack: Unpack::Nothing,
         };
         self.push(
             "COPY f /f",

@@ -1,4 +1,4 @@
-//! Collection: marks from images, leases and recent use; drops the rest, cheapest to build per byte first.
+//! Collection: marks from images, leases and recent use; drops the rest, cheapest to build per byte first; git mirrors last.
 //!
 //! A record goes before what it leads to, so a crash in between leaves things that nobody refers to and the next collection
 //! takes. What waits for its group to be committed is never looked at, and each removal asks the leases once more.
@@ -162,6 +162,10 @@ pub(crate) fn collect(store: &Store, policy: Policy, snapshots: Option<&dyn Snap
         drop_candidate(store, &candidate, &mut survey, snapshots, &mut freed);
     }
     drop_dangling_keys(store, policy, &survey, &mut freed).map_err(GcError::List)?;
+    drop_answers(store, &survey, &mut freed).map_err(GcError::List)?;
+    if policy.keep_bytes == 0 || total.saturating_sub(freed.bytes) > policy.keep_bytes {
+        drop_mirrors(store, policy, survey.now_ms, &mut freed).map_err(GcError::List)?;
+    }
     store.index().flush();
     Ok(freed)
 }
@@ -187,6 +191,9 @@ pub(crate) fn usage(store: &Store, snapshots: Option<&dyn SnapshotSweep>) -> io:
     }
     for (_, facts) in files(store, "quarantine")? {
         add("damaged", facts.bytes);
+    }
+    for mirror in store.mirrors().list()? {
+        add("git mirrors", mirror.bytes);
     }
     Ok(rows)
 }
@@ -441,6 +448,36 @@ fn drop_dangling_keys(store: &Store, policy: Policy, survey: &Survey, freed: &mu
             if target.is_some_and(|key| !survey.records.contains_key(&key) && !store.disk_records().has(key)) {
                 remove_file(store, &name, facts.bytes, freed);
             }
+        }
+    }
+    Ok(())
+}
+
+/// Removes answers whose file is not in the store any more: it has to be fetched again anyway.
+fn drop_answers(store: &Store, survey: &Survey, freed: &mut Freed) -> io::Result<()> {
+    for (name, facts) in files(store, "answers")? {
+        let target = store.answers().key_in(&name);
+        if target.is_some_and(|key| !survey.records.contains_key(&key) && !store.disk_records().has(key)) {
+            remove_file(store, &name, facts.bytes, freed);
+        }
+    }
+    Ok(())
+}
+
+/// Removes git repositories that nobody uses: everything in them can be fetched again.
+fn drop_mirrors(store: &Store, policy: Policy, now_ms: u64, freed: &mut Freed) -> io::Result<()> {
+    for mirror in store.mirrors().list()? {
+        let recent = !policy.all && mirror.last_use_ms.saturating_add(RECENT_MS) > now_ms;
+        if recent {
+            continue;
+        }
+        match store.mirrors().remove(&mirror.name) {
+            Ok(true) => {
+                freed.bytes += mirror.bytes;
+                freed.removed += 1;
+            }
+            Ok(false) => {}
+            Err(error) => tracing::warn!(mirror = mirror.name, %error, "a git mirror cannot be collected"),
         }
     }
     Ok(())

@@ -21,3 +21,6 @@ pub mod lease;
 pub mod gc;
 pub mod usage;
 pub mod registry;
+pub mod download;
+pub mod answers;
+pub mod mirrors;

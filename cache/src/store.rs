@@ -10,12 +10,14 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use crate::answers::Answers;
 use crate::blob::DiskBlobs;
 use crate::durable::{Disk, Faults, NoFaults, Sync, WriteError};
 use crate::gc::{self, Freed, GcError, Policy, SnapshotSweep};
 use crate::images::Images;
 use crate::index::{Clock, Index};
 use crate::lease::{Lease, Leases};
+use crate::mirrors::Mirrors;
 use crate::records::DiskRecords;
 use crate::trees::Trees;
 use crate::usage::Row;
@@ -27,7 +29,7 @@ const POLL: Duration = Duration::from_millis(100);
 /// Most bytes read of the small text files in the root.
 const MAX_TEXT: u64 = 4096;
 /// What a store may hold; a directory with anything else in it, and no version, is somebody's home.
-const NAMES: [&str; 22] = [
+const NAMES: [&str; 24] = [
     "VERSION",
     "lock",
     "blobs",
@@ -37,6 +39,8 @@ const NAMES: [&str; 22] = [
     "preimages",
     "steps",
     "forms",
+    "answers",
+    "mirrors",
     "images",
     "snapshots",
     "tmp",
@@ -174,6 +178,8 @@ pub struct Store {
     records: DiskRecords,
     trees: Trees,
     images: Images,
+    answers: Answers,
+    mirrors: Mirrors,
     index: Arc<Index>,
     leases: Arc<Leases>,
     // Last: everything else must have ended when the lock goes.
@@ -224,6 +230,8 @@ impl Store {
             records: DiskRecords::new(Arc::clone(&disk), Arc::clone(&index)),
             trees: Trees::new(Arc::clone(&disk)),
             images: Images::new(Arc::clone(&disk)),
+            answers: Answers::new(Arc::clone(&disk)),
+            mirrors: Mirrors::new(disk.root().join("mirrors")),
             leases: Arc::new(Leases::new(Arc::clone(&index))),
             index,
             disk,
@@ -263,6 +271,18 @@ impl Store {
     #[must_use]
     pub fn images(&self) -> &Images {
         &self.images
+    }
+
+    /// What servers said of fetched files.
+    #[must_use]
+    pub fn answers(&self) -> &Answers {
+        &self.answers
+    }
+
+    /// Git repositories, as far as builds fetched them.
+    #[must_use]
+    pub fn mirrors(&self) -> &Mirrors {
+        &self.mirrors
     }
 
     /// Times of last use.

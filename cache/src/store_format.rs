@@ -15,6 +15,7 @@
 //! | `preimages/hh/<key>` | `StoredPreimage`, sealed: what a key was computed from | collection |
 //! | `steps/hh/<identity>` | 32 bytes, sealed: the last key of a step | collection of everything |
 //! | `forms/hh/<diff ID>` | `StoredForms`, sealed: blobs of a layer made after its record | collection |
+//! | `answers/hh/<key>` | `StoredAnswer`, sealed: what a server said of a file behind a URL | collection of its record |
 //! | `images/<reference>` | `StoredImage`, sealed: an image or an index; the name percent-encoded, or `%` and its BLAKE3 if too long | removal by name |
 //! | `pending-<boot>-<n>/` | a group that is not durable yet; `/` in names is `+` | see below |
 //! | `synced-<boot>-<n>/` | a durable group on its way to its places | nothing |
@@ -22,6 +23,7 @@
 //! | `tmp/` | files being written | opening |
 //! | `index/` | sled: times of last use | damage |
 //! | `snapshots/`, `cachemounts/` | the builder's | collection |
+//! | `mirrors/<key>/` | a bare git repository: what was fetched of one remote; its file `rbuild-used` has the time of last use | collection |
 //! | `server.log` | the server's words | |
 //!
 //! **Sealed** means: the protobuf encoding (`proto/rbuild/v1/store.proto`, `tree.proto`), then 32 bytes of BLAKE3 over

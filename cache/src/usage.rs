@@ -9,9 +9,9 @@ use std::path::Path;
 /// One kind of thing in the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
-    /// `layer blobs`, `snapshots`, `trees`, `records`, `images`, `cache mounts`, `index`, `damaged`, `other`.
+    /// `layer blobs`, `snapshots`, `trees`, `records`, `images`, `cache mounts`, `git mirrors`, `index`, `damaged`, `other`.
     pub kind: &'static str,
-    /// Number of files; of snapshots and cache mounts the number of directories directly below.
+    /// Number of files; of snapshots, cache mounts and git mirrors the number of directories directly below.
     pub count: u64,
     /// Allocated bytes.
     pub size_bytes: u64,
@@ -20,13 +20,17 @@ pub struct Row {
 }
 
 /// Kinds and the top directories that belong to them; what is in none is `other`.
-const KINDS: [(&str, &[&str]); 8] = [
+const KINDS: [(&str, &[&str]); 9] = [
     ("layer blobs", &["blobs"]),
     ("snapshots", &["snapshots"]),
     ("trees", &["trees"]),
-    ("records", &["records", "aliases", "preimages", "steps", "forms"]),
+    (
+        "records",
+        &["records", "aliases", "preimages", "steps", "forms", "answers"],
+    ),
     ("images", &["images"]),
     ("cache mounts", &["cachemounts"]),
+    ("git mirrors", &["mirrors"]),
     ("index", &["index"]),
     ("damaged", &["quarantine"]),
 ];
@@ -58,7 +62,7 @@ pub(crate) fn measure(root: &Path) -> io::Result<Vec<Row>> {
         let entry = entry?;
         let kind = kind_of(&entry.file_name().to_string_lossy());
         let (files, size_bytes) = walk(&entry.path(), &mut seen)?;
-        let by_directory = matches!(kind, "snapshots" | "cache mounts");
+        let by_directory = matches!(kind, "snapshots" | "cache mounts" | "git mirrors");
         let count = if by_directory {
             directories(&entry.path())?
         } else {
@@ -76,7 +80,7 @@ pub(crate) fn measure(root: &Path) -> io::Result<Vec<Row>> {
 }
 
 /// Number of files and allocated bytes at and below `top`; further names of a file count once.
-fn walk(top: &Path, seen: &mut HashSet<(u64, u64)>) -> io::Result<(u64, u64)> {
+pub(crate) fn walk(top: &Path, seen: &mut HashSet<(u64, u64)>) -> io::Result<(u64, u64)> {
     let (mut files, mut bytes) = (0, 0);
     let mut left = vec![top.to_owned()];
     while let Some(path) = left.pop() {

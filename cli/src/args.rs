@@ -98,9 +98,9 @@ pub(crate) enum ProgressArg {
 /// The `build` command.
 #[derive(Debug, Args)]
 pub(crate) struct BuildArgs {
-    /// Directory of the build context; `-` reads a tar archive or a Dockerfile from stdin
+    /// Build context: a directory, a git repository (URL[#REF[:DIR]]) or the URL of an archive; `-` reads a tar archive or a Dockerfile from stdin
     pub(crate) context: String,
-    /// Dockerfile; `-` reads it from stdin [default: CONTEXT/Dockerfile]
+    /// Dockerfile, or its URL; `-` reads it from stdin [default: CONTEXT/Dockerfile]
     #[arg(short, long, value_name = "PATH")]
     pub(crate) file: Option<PathBuf>,
     /// Name of the image; may be given several times
@@ -146,7 +146,7 @@ pub(crate) struct WhatArgs {
     /// Platform to build for, os/arch[/variant]; comma-separated or several times [default: the server's own]
     #[arg(long, value_name = "PLATFORM", value_delimiter = ',')]
     pub(crate) platform: Vec<String>,
-    /// Further context: NAME=DIR, NAME=docker-image://REF or NAME=oci-layout://PATH[:TAG][@DIGEST]
+    /// Further context: NAME=DIR, NAME=docker-image://REF, NAME=oci-layout://PATH[:TAG][@DIGEST] or NAME=URL of a git repository or file
     #[arg(long = "build-context", value_name = "NAME=VALUE")]
     pub(crate) build_contexts: Vec<String>,
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::exit::{Blame, Problem};
 
 /// Largest Dockerfile and ignore file: far more than anyone writes by hand, far less than hurts.
-const MAX_BYTES: u64 = 4 << 20;
+pub(crate) const MAX_BYTES: u64 = 4 << 20;
 
 /// A file with the name that messages use for it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use builder::context::{self, WalkRequest};
 pub(crate) use builder::context::{Fate, Listed};
+use builder::op::archive;
 use builder::server;
-use cache::registry::{Credentials, credentials};
+use cache::download::{DownloadError, Downloader, Receive, Request};
+use cache::registry::{Credentials, Patience, credentials};
 use frontend::patterns::{IgnoreFile, Patterns};
 use proto::digest::ContentDigest;
 use proto::entitlement::Entitlements;
@@ -95,6 +97,55 @@ fn failed(error: &server::ServeError) -> Problem {
         cause = source.source();
     }
     problem
+}
+
+/// The tar in a file of the user, plain or compressed; nothing if there is none.
+///
+/// # Errors
+/// A file that begins as an archive and does not go on as one.
+pub(crate) fn tar_in(file: &std::fs::File) -> Result<Option<Box<dyn std::io::Read + Send>>, Problem> {
+    archive::tar_in(file).map_err(|error| Problem::usage(format!("the context from stdin: {error}")))
+}
+
+/// The Dockerfile behind a URL, which the client fetches: the server need not reach it.
+///
+/// # Errors
+/// No whole answer.
+pub(crate) fn download_dockerfile(url: &str) -> Result<NamedText, Problem> {
+    struct Bytes(Vec<u8>);
+    impl Receive for Bytes {
+        fn receive(&mut self, bytes: &[u8], _: Option<u64>) -> std::io::Result<()> {
+            self.0.extend_from_slice(bytes);
+            Ok(())
+        }
+
+        fn restart(&mut self) -> std::io::Result<()> {
+            self.0.clear();
+            Ok(())
+        }
+    }
+    let failed = |error: DownloadError| {
+        let blame = match error {
+            DownloadError::Setup { .. } => Blame::Environment,
+            _ => Blame::Remote,
+        };
+        Problem::new(blame, error.to_string())
+    };
+    let request = Request {
+        url: url.to_owned(),
+        limit_bytes: crate::dockerfile::MAX_BYTES,
+        ..Request::default()
+    };
+    let mut bytes = Bytes(Vec::new());
+    let runtime = crate::commands::runtime(&mut tokio::runtime::Builder::new_current_thread())?;
+    let downloader = Downloader::new(Patience::default()).map_err(failed)?;
+    runtime
+        .block_on(downloader.fetch(&request, &mut bytes))
+        .map_err(failed)?;
+    Ok(NamedText {
+        name: proto::address::redacted(url),
+        bytes: bytes.0,
+    })
 }
 
 /// Serves on `listener` until `shutdown`, or until nothing was asked for `idle_timeout`.

@@ -34,11 +34,12 @@ pub mod lower;
 pub mod plan;
 pub mod patterns;
 mod ignore_pattern;
+pub mod git;
 pub mod stub;
 pub mod check;
 pub mod outline;
 pub mod corner_cases;
 
 pub use check::{Checked, Finding, check};
-pub use lower::{LowerOptions, NamedContext, lower};
+pub use lower::{LowerOptions, NamedContext, epoch_context, lower};
 pub use plan::{ImageFacts, ImageRequest, ImageTemplate, Lowered, Plan};

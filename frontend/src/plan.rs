@@ -125,7 +125,7 @@ fn reads(op: &Op) -> Vec<(VertexId, String)> {
         inside => inside.to_owned(),
     };
     match op {
-        Op::Image(_) | Op::Local(_) => Vec::new(),
+        Op::Image(_) | Op::Local(_) | Op::Http(_) | Op::Git(_) => Vec::new(),
         Op::Exec(exec) => {
             let mounted = exec.mounts.iter().filter_map(|mount| match &mount.kind {
                 MountKind::Bind { from, source, .. } => Some((*from, relative(source))),

@@ -39,6 +39,10 @@ pub enum Op {
     Image(ImageOp),
     /// The files of a build context. Has no layers; only copies and bind mounts read it.
     Local(LocalOp),
+    /// `ADD` of a URL: the one file behind it.
+    Http(HttpOp),
+    /// `ADD` of a git repository: the files of one commit.
+    Git(GitOp),
     /// `RUN`: a process on a root filesystem.
     Exec(Box<ExecOp>),
     /// `COPY`, `ADD`, `WORKDIR`: changes to a root filesystem, without a process.
@@ -70,6 +74,75 @@ pub struct ImageOp {
 pub struct LocalOp {
     /// `context`, or the name given with `--build-context`.
     pub name: String,
+}
+
+/// The file behind an HTTP(S) URL, as a filesystem of that one file: mode 0600, owner 0:0.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpOp {
+    /// Where it is. Not part of any key.
+    pub url: String,
+    /// Its name in the filesystem.
+    pub file_name: String,
+    /// What its bytes must be.
+    pub checksum: Option<Digest>,
+    /// What the URL led to in this build; set by whoever fetches it, before keys are computed.
+    pub pin: Option<HttpPin>,
+}
+
+/// What a URL led to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct HttpPin {
+    /// The bytes.
+    pub digest: Digest,
+    /// `Last-Modified` in seconds since 1970; 0 if the server did not say.
+    pub modified: i64,
+}
+
+/// The files of one commit of a git repository: modes 0644 and 0755, owner 0:0.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GitOp {
+    /// Which commit of which repository.
+    pub remote: GitRemote,
+    /// What of it.
+    pub files: GitFiles,
+    /// The commit in hex; set by whoever fetches it, before keys are computed.
+    pub pin: Option<String>,
+}
+
+/// A commit as users name it. Not part of any key, unless the repository itself is among the files.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct GitRemote {
+    /// Address of the repository as git takes it, credentials included.
+    pub address: String,
+    /// Branch, tag, full reference or commit; empty for what `HEAD` of the repository names.
+    pub reference: String,
+    /// The commit, or the tag that names it, in hex, or the first digits of it.
+    pub checksum: Option<String>,
+    /// The checksum is fetched itself, whatever the reference names.
+    pub by_commit: bool,
+}
+
+/// What is taken of a commit, and how.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct GitFiles {
+    /// Directory that becomes the root, relative and clean; empty for all.
+    pub subdir: String,
+    /// Whether the repository itself is there too, as `.git`.
+    pub keep_git_dir: bool,
+    /// Whether submodules are filled.
+    pub submodules: bool,
+    /// Times of the files.
+    pub times: GitTimes,
+}
+
+/// Times of files that come from git.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum GitTimes {
+    /// When the commit was made: the same on every machine.
+    #[default]
+    Commit,
+    /// When the files were checked out.
+    Checkout,
 }
 
 /// A process on a root filesystem.
@@ -269,8 +342,20 @@ pub struct CopyAction {
     pub parents: bool,
     /// `--exclude` patterns, in order, in the language of `.dockerignore`.
     pub exclude: Vec<String>,
-    /// `ADD`: archives of the context are unpacked.
-    pub unpack: bool,
+    /// Which archives among the files that sources name are unpacked.
+    pub unpack: Unpack,
+}
+
+/// Which archives `ADD` unpacks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Unpack {
+    /// None: `COPY`, and `ADD --unpack=false`.
+    #[default]
+    Nothing,
+    /// Those of the build context: `ADD`.
+    Context,
+    /// Those behind URLs too: `ADD --unpack=true`.
+    Everything,
 }
 
 /// One source of a copy.
@@ -323,13 +408,21 @@ pub enum ModeChange {
     Symbolic(String),
 }
 
+impl Op {
+    /// Whether it reads no other vertex and is settled before the first step runs: an image, a context, a remote file.
+    #[must_use]
+    pub const fn is_source(&self) -> bool {
+        matches!(self, Self::Image(_) | Self::Local(_) | Self::Http(_) | Self::Git(_))
+    }
+}
+
 impl Vertex {
     /// The vertices this one reads, each with the way it enters the key; a vertex may stand here twice.
     #[must_use]
     pub fn inputs(&self) -> Vec<(VertexId, InputMode)> {
         let mut inputs = Vec::new();
         match &self.op {
-            Op::Image(_) | Op::Local(_) => {}
+            Op::Image(_) | Op::Local(_) | Op::Http(_) | Op::Git(_) => {}
             Op::Exec(exec) => {
                 inputs.extend(exec.root.map(|root| (root, InputMode::Definition)));
                 for mount in &exec.mounts {
@@ -362,7 +455,7 @@ impl Op {
     fn rename_inputs(&mut self, to: &dyn Fn(VertexId) -> VertexId) {
         let rename = |id: &mut VertexId| *id = to(*id);
         match self {
-            Self::Image(_) | Self::Local(_) => {}
+            Self::Image(_) | Self::Local(_) | Self::Http(_) | Self::Git(_) => {}
             Self::Exec(exec) => {
                 exec.root.iter_mut().for_each(rename);
                 for mount in &mut exec.mounts {
@@ -457,7 +550,7 @@ mod tests {
             link: false,
             parents: false,
             exclude: Vec::new(),
-            unpack: false,
+            unpack: Unpack::Nothing,
         };
         Op::File(FileOp {
             root,

@@ -15,6 +15,7 @@ pub mod reference;
 pub mod platform;
 pub mod oci;
 pub mod tree;
+pub mod address;
 pub mod definition;
 pub mod entitlement;
 pub mod canonical;

@@ -1,4 +1,4 @@
-//! Fixtures for the tests of the other crates: what a machine must have, base images, Dockerfiles, a registry.
+//! Fixtures for the tests of the other crates: what a machine must have, base images, Dockerfiles, a registry, a web server.
 #![expect(clippy::unwrap_used, reason = "all of this is part of tests")]
 
 pub mod dockerfiles;
@@ -9,3 +9,4 @@ pub mod machine;
 pub mod certificate;
 pub mod registry;
 pub mod token_server;
+pub mod web;

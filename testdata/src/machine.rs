@@ -10,6 +10,8 @@ pub enum Need {
     Sandbox,
     /// The statically linked shell that base images are made of.
     Busybox,
+    /// The program `git`, where the system or its owner put it.
+    Git,
     /// A program, by its absolute path.
     Program(&'static str),
     /// An emulator for linux/arm64 that steps can use, on a machine of another architecture.
@@ -26,6 +28,10 @@ impl Need {
                 "a handler for arm64 with the flag F in /proc/sys/fs/binfmt_misc, as qemu-user-static registers it"
                     .to_owned()
             }),
+            Self::Git => {
+                let places = ["/usr/bin/git", "/usr/local/bin/git"];
+                (!places.iter().any(|path| Path::new(path).exists())).then(|| "`git`".to_owned())
+            }
             Self::Program(path) => (!Path::new(path).exists()).then(|| format!("`{path}`")),
         }
     }

@@ -50,7 +50,7 @@ fn variant(image: &Settled) -> Variant {
     let layers = image.stack.layers();
     let origins = layers.iter().filter_map(|layer| match &layer.origin {
         Origin::Registry(reference) => Some((layer.info.diff_id, (**reference).clone())),
-        Origin::Built | Origin::Layout(_) => None,
+        Origin::Built | Origin::Layout(_) | Origin::Fetched(_) => None,
     });
     Variant {
         config: image.config.descriptor.digest,

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use proto::definition::{CopyAction, CopySource, InlineFile, ModeChange};
+use proto::definition::{CopyAction, CopySource, InlineFile, ModeChange, Unpack};
 use proto::digest::ContentDigest;
 use proto::tree::{EntryKind, RelPath, Timestamp, Tree, TreeEntry};
 
@@ -154,7 +154,7 @@ pub fn plan(
                 copy.roots(index, selected, &BTreeMap::new())?;
             }
             (CopySource::Path { .. }, Some(SelectedSource::Archives { selected, archives })) => {
-                if !action.unpack {
+                if action.unpack == Unpack::Nothing {
                     return Err(CopyError::NotUnpacked { index });
                 }
                 copy.roots(index, selected, archives)?;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-use proto::definition::{CopyAction, CopySource, FileAction, FileOp, Id, Op, Owner, VertexId};
+use proto::definition::{CopyAction, CopySource, FileAction, FileOp, Id, Op, Owner, Unpack, VertexId};
 use proto::record::Field;
 use proto::tree::{EntryKind, RelPath, Timestamp, TreeEntry};
 
@@ -49,6 +49,13 @@ pub async fn content(
                 value: pattern.clone().into_bytes(),
             });
             continue;
+        }
+        // The one file whose time is part of what was asked for: it is the server's, not that of a checkout.
+        if let Op::Http(proto::definition::HttpOp { pin: Some(pin), .. }) = &work.definition.vertex(*from).op {
+            fields.push(Field {
+                name: format!("modified {index}"),
+                value: pin.modified.to_string().into_bytes(),
+            });
         }
         let tree = tree_of(work, *from, inputs, StepNumber::NONE).await?;
         let selection = Selection {
@@ -175,7 +182,12 @@ impl Copying<'_> {
                         parents: self.copy.parents,
                     };
                     let selected = selected(self.work, self.id, *from, &selection, &tree)?;
-                    if self.copy.unpack {
+                    let wanted = match self.copy.unpack {
+                        Unpack::Nothing => false,
+                        Unpack::Context => matches!(self.work.definition.vertex(*from).op, Op::Local(_)),
+                        Unpack::Everything => true,
+                    };
+                    if wanted {
                         archives = self.archives(*from, &selected).await?;
                     }
                     let trees: BTreeMap<_, _> = archives

@@ -30,6 +30,7 @@ pub struct BuildWork {
     pub definition: Arc<Definition>,
     images: HashMap<Digest, Arc<ResolvedImage>>,
     contexts: HashMap<String, Arc<Context>>,
+    sources: HashMap<VertexId, Stack>,
     source: Arc<SourceFile>,
 }
 
@@ -51,6 +52,7 @@ impl BuildWork {
             definition: Arc::clone(&planned.definition),
             images: planned.images.clone(),
             contexts: planned.contexts.clone(),
+            sources: planned.sources.clone(),
             source: Arc::clone(&planned.source),
         }
     }
@@ -64,7 +66,7 @@ impl BuildWork {
             below = match &self.definition.vertex(below).op {
                 Op::Exec(exec) => exec.root?,
                 Op::File(file) => file.root?,
-                Op::Local(_) => return None,
+                Op::Local(_) | Op::Http(_) | Op::Git(_) => return None,
                 Op::Image(image) => {
                     let config = &self.images.get(&image.manifest)?.config;
                     let said = !config.os.is_empty() && !config.architecture.is_empty();
@@ -113,9 +115,12 @@ impl BuildWork {
                 let context = self.contexts.get(&local.name);
                 let context =
                     context.ok_or_else(|| BuildError::bug(format!("context `{}` was not walked", local.name)))?;
-                Ok(FilesOf::Context(Arc::clone(context)))
+                Ok(match &context.fetched {
+                    Some(stack) => FilesOf::Stack(stack.clone()),
+                    None => FilesOf::Context(Arc::clone(context)),
+                })
             }
-            Op::Image(_) => Ok(FilesOf::Stack(self.source(id))),
+            Op::Image(_) | Op::Http(_) | Op::Git(_) => Ok(FilesOf::Stack(self.source(id))),
             Op::Exec(_) | Op::File(_) => {
                 let output = inputs
                     .get(id)
@@ -134,6 +139,7 @@ impl Work for BuildWork {
                 .get(&image.manifest)
                 .map(|image| image.stack.clone())
                 .unwrap_or_default(),
+            Op::Http(_) | Op::Git(_) => self.sources.get(&id).cloned().unwrap_or_default(),
             _ => Stack::default(),
         }
     }
@@ -146,7 +152,7 @@ impl Work for BuildWork {
                     FileAction::MakeDir(_) => Ok(Vec::new()),
                 },
                 Op::Exec(op) => exec::content(self, op, inputs).await,
-                Op::Image(_) | Op::Local(_) => Ok(Vec::new()),
+                Op::Image(_) | Op::Local(_) | Op::Http(_) | Op::Git(_) => Ok(Vec::new()),
             }
         }
         .boxed()
@@ -162,7 +168,9 @@ impl Work for BuildWork {
             match &self.definition.vertex(id).op {
                 Op::File(op) => file::run(self, id, op, inputs, step).await,
                 Op::Exec(op) => exec::run(self, id, op, inputs, step).await,
-                Op::Image(_) | Op::Local(_) => Err(BuildError::bug("a source has no work to run")),
+                Op::Image(_) | Op::Local(_) | Op::Http(_) | Op::Git(_) => {
+                    Err(BuildError::bug("a source has no work to run"))
+                }
             }
         }
         .boxed()

@@ -24,12 +24,15 @@ pub struct AdminService(pub Arc<Shared>);
 #[tonic::async_trait]
 impl AdminApi for AdminService {
     async fn info(&self, _request: Request<v1::InfoRequest>) -> Result<Response<v1::InfoReply>, Status> {
-        let probes = crate::executor::probe().into_iter().map(|probe| v1::info_reply::Probe {
-            name: probe.name.to_owned(),
-            ok: probe.ok,
-            detail: probe.found,
-            help: String::new(),
-        });
+        let probes = crate::executor::probe().into_iter();
+        let probes = probes
+            .chain([crate::sources::git::probe()])
+            .map(|probe| v1::info_reply::Probe {
+                name: probe.name.to_owned(),
+                ok: probe.ok,
+                detail: probe.found,
+                help: String::new(),
+            });
         Ok(Response::new(v1::InfoReply {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use cache::download::Downloader;
 use cache::registry::{Client, Patience};
 use cache::store::Store;
 use proto::platform::Platform;
@@ -15,6 +16,7 @@ use crate::op::cache_mount::CacheMounts;
 use crate::snapshot::Snapshotter;
 use crate::snapshot::overlay::OverlaySnapshotter;
 use crate::solve::flight::Flights;
+use crate::sources::Sources;
 
 /// The handles of this machine for a server with `options`. What a dead server left in the store is swept first.
 ///
@@ -39,10 +41,12 @@ pub async fn open_host(options: &ServeOptions) -> Result<Host, ServeError> {
     snapshots.sweep().map_err(|error| prepare(&error))?;
     let executor = NamespaceExecutor::with_init(&options.sandbox_program).map_err(|error| prepare(&error))?;
     let registry = Client::new(Patience::default()).map_err(|error| prepare(&error))?;
+    let downloader = Downloader::new(Patience::default()).map_err(|error| prepare(&error))?;
     Ok(Host {
         layers: Layers::new(Arc::clone(&store), snapshots),
         executor: Arc::new(executor),
         registry,
+        sources: Sources::new(downloader),
         clock: Clock::system(),
         slots: Arc::new(Semaphore::new(options.slots)),
         flights: Flights::default(),

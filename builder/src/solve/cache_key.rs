@@ -8,6 +8,9 @@
 //! | `RUN`: arguments, environment, directory, user, network, security mode, names of devices, host name, names of extra hosts, `/dev/shm`, script, mounts | yes | the process sees them |
 //! | `RUN`: the root filesystem | key of the vertex that made it | tools look at times, so equal content is not enough |
 //! | `RUN`: files of bind mounts | their content | the process reads them |
+//! | `ADD` of a URL | content, file name, time of the file | they are the file |
+//! | `ADD` of a git repository | commit, directory, submodules, how times are set; and the address, if `.git` is kept | they decide the files |
+//! | addresses, tags and branches, credentials | no | the same bytes may be anywhere |
 //! | `COPY`: destination, owner, mode, excludes, options, base name of each source | yes | they decide the result |
 //! | `COPY`: the selected files | content, names below the source, mode, owner, link targets, attributes | they are the result |
 //! | `COPY`: times of files, directory part of sources, the ignore file, the name of the stage | no | the result does not depend on them (times are taken from whoever came first) |
@@ -21,16 +24,22 @@
 use proto::canonical;
 use proto::definition::{
     CopyAction, CopySource, ExecOp, FileAction, Id, MakeDirAction, ModeChange, Mount, MountAccess, MountKind, Network,
-    Op, Owner, Security, Sharing, Vertex, VertexId,
+    Op, Owner, Security, Sharing, Unpack, Vertex, VertexId,
 };
 use proto::digest::{ChainId, DiffId};
 use proto::record::{CacheKey, Field, Preimage};
+
+use super::source_key;
 
 /// What the key of a vertex is computed from, its content inputs left out. `key_of` knows the keys of all inputs.
 #[must_use]
 pub fn fields(vertex: &Vertex, key_of: &dyn Fn(VertexId) -> CacheKey) -> Preimage {
     let mut out = Preimage::default();
-    out.push("platform", vertex.platform.to_string());
+    match &vertex.op {
+        // What is behind an address is the same for every platform.
+        Op::Http(_) | Op::Git(_) => {}
+        _ => out.push("platform", vertex.platform.to_string()),
+    }
     match &vertex.op {
         Op::Image(image) => {
             out.push("op", "image");
@@ -41,6 +50,8 @@ pub fn fields(vertex: &Vertex, key_of: &dyn Fn(VertexId) -> CacheKey) -> Preimag
             out.push("op", "context");
             out.push("name", local.name.as_str());
         }
+        Op::Http(http) => out = source_key::http(http),
+        Op::Git(git) => out = source_key::git(git),
         Op::Exec(exec) => exec_fields(&mut out, exec, key_of),
         Op::File(file) => {
             push_root(&mut out, file.root, key_of);
@@ -176,11 +187,16 @@ fn copy_fields(out: &mut Preimage, copy: &CopyAction) {
         ("destination is a directory", copy.dest_is_dir),
         ("--link", copy.link),
         ("--parents", copy.parents),
-        ("unpack", copy.unpack),
     ];
     for (name, set) in options {
         out.push(name, if set { "yes" } else { "no" });
     }
+    let unpack = match copy.unpack {
+        Unpack::Nothing => "no",
+        Unpack::Context => "yes",
+        Unpack::Everything => "everything",
+    };
+    out.push("unpack", unpack);
     out.push("--chown", owner_text(copy.owner.as_ref()));
     let mode = match &copy.mode {
         None => String::new(),
@@ -266,7 +282,7 @@ mod tests {
             link: false,
             parents: false,
             exclude: Vec::new(),
-            unpack: false,
+            unpack: Unpack::Nothing,
         };
         change(&mut action);
         key(Op::File(FileOp {

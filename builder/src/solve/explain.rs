@@ -32,7 +32,7 @@ pub fn why(solve: &Solve, id: VertexId, inputs: &Inputs, miss: &Miss<'_>) -> Mis
     let root = match &vertex.op {
         Op::Exec(exec) => exec.root,
         Op::File(file) => file.root,
-        Op::Image(_) | Op::Local(_) => None,
+        Op::Image(_) | Op::Local(_) | Op::Http(_) | Op::Git(_) => None,
     };
     let parent_ran = root
         .and_then(|root| inputs.get(root))

@@ -52,7 +52,7 @@ pub async fn look(solve: &Solve) -> Result<Looked, BuildError> {
         let id = vertex_id(index);
         let vertex = solve.definition.vertex(id);
         // What reads a step that must run waits for it, even if its own result is known: the user wants to see it run.
-        let is_step = !matches!(vertex.op, Op::Image(_) | Op::Local(_));
+        let is_step = !vertex.op.is_source();
         let reads_forced = vertex.inputs().iter().any(|(input, _)| forced.contains(input));
         if is_step && (reads_forced || solve.no_cache.applies_to(&vertex.stage)) {
             forced.insert(id);
@@ -82,8 +82,7 @@ async fn know(solve: &Solve, id: VertexId, known: &[Known]) -> Result<Known, Bui
             .expect("checked above: all inputs have keys")
     };
     let from_stage = |(input, mode): &(VertexId, InputMode)| {
-        let source = matches!(solve.definition.vertex(*input).op, Op::Image(_) | Op::Local(_));
-        *mode == InputMode::Content && !source
+        *mode == InputMode::Content && !solve.definition.vertex(*input).op.is_source()
     };
     if inputs.iter().any(from_stage) {
         let key = solve
@@ -112,7 +111,7 @@ fn hit(
     let key = known.key?;
     let vertex = solve.definition.vertex(id);
     let root = match &vertex.op {
-        Op::Image(_) | Op::Local(_) => {
+        Op::Image(_) | Op::Local(_) | Op::Http(_) | Op::Git(_) => {
             return Some(Output {
                 stack: solve.work.source(id),
                 key,

@@ -10,6 +10,7 @@
 //! It does not know what an op does: that is behind [`Work`].
 
 pub mod cache_key;
+pub mod source_key;
 pub mod explain;
 pub mod flight;
 pub mod lookup;

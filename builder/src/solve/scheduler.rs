@@ -65,7 +65,8 @@ fn report_hits(solve: &Solve, hits: &BTreeMap<VertexId, Output>) {
     for (id, output) in hits {
         let vertex = solve.definition.vertex(*id);
         let end = match &vertex.op {
-            Op::Local(_) => continue,
+            // Told when they were walked or fetched.
+            Op::Local(_) | Op::Http(_) | Op::Git(_) => continue,
             Op::Image(_) if !solve.work.is_present(&output.stack) => StepEnd::Done { reason: String::new() },
             Op::Image(_) | Op::Exec(_) | Op::File(_) => StepEnd::Cached,
         };

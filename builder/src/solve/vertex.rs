@@ -61,7 +61,7 @@ fn root_of(solve: &Solve, id: VertexId) -> Option<VertexId> {
     match &solve.definition.vertex(id).op {
         Op::Exec(exec) => exec.root,
         Op::File(file) => file.root,
-        Op::Image(_) | Op::Local(_) => None,
+        Op::Image(_) | Op::Local(_) | Op::Http(_) | Op::Git(_) => None,
     }
 }
 

@@ -75,17 +75,35 @@ pub struct Client {
     limits: Arc<Mutex<HashMap<String, Arc<Semaphore>>>>,
 }
 
+impl Patience {
+    /// How long to wait before attempt `attempt + 1`: a random part of the doubled backoff.
+    #[must_use]
+    pub fn pause_after(&self, attempt: u32) -> Duration {
+        use std::hash::BuildHasher;
+        let ceiling = self.backoff.saturating_mul(1 << attempt.saturating_sub(1).min(10));
+        // Randomly keyed for each hasher: as random as jitter needs to be.
+        let random = std::hash::RandomState::new().hash_one(attempt);
+        let ceiling = u64::try_from(ceiling.as_millis()).unwrap_or(u64::MAX);
+        Duration::from_millis(random % ceiling.max(1))
+    }
+}
+
+/// Chooses the TLS implementation of this process, once.
+pub(crate) fn install_tls_provider() {
+    if rustls::crypto::CryptoProvider::get_default().is_none()
+        && rustls::crypto::ring::default_provider().install_default().is_err()
+    {
+        tracing::debug!("another thread chose the TLS provider first");
+    }
+}
+
 impl Client {
     /// A client that trusts the certificate authorities of this machine.
     ///
     /// # Errors
     /// [`Error::Setup`] if the trusted certificates can not be loaded.
     pub fn new(patience: Patience) -> Result<Self, Error> {
-        if rustls::crypto::CryptoProvider::get_default().is_none()
-            && rustls::crypto::ring::default_provider().install_default().is_err()
-        {
-            tracing::debug!("another thread chose the TLS provider first");
-        }
+        install_tls_provider();
         Ok(Self {
             http: connections(&patience, Certificates::Verified)?,
             unverified: connections(&patience, Certificates::Any)?,

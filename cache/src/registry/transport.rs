@@ -3,7 +3,6 @@
 //! A request is repeated after a broken connection and after 408, 429, 500, 502, 503, 504, with full jitter. An
 //! `Authorization` header goes to the registry's own origin and nowhere else.
 
-use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -93,16 +92,8 @@ impl RegistryAccess {
 
     /// Waits before attempt `attempt + 1`: what the registry asked for, else a random part of the doubled backoff.
     pub(super) async fn pause(&self, attempt: u32, asked: Option<Duration>) {
-        let ceiling = self
-            .client
-            .patience
-            .backoff
-            .saturating_mul(1 << attempt.saturating_sub(1).min(10));
-        // Randomly keyed for each hasher: as random as jitter needs to be.
-        let random = std::hash::RandomState::new().hash_one(attempt);
-        let ceiling = u64::try_from(ceiling.as_millis()).unwrap_or(u64::MAX);
-        let jitter = Duration::from_millis(random % ceiling.max(1));
-        tokio::time::sleep(asked.unwrap_or(jitter)).await;
+        let jitter = || self.client.patience.pause_after(attempt);
+        tokio::time::sleep(asked.unwrap_or_else(jitter)).await;
     }
 
     fn asked_wait(&self, call: &Call<'_>, response: &Response) -> Result<Option<Duration>, Error> {

@@ -29,6 +29,9 @@ pub(crate) fn run(args: &BuildArgs, config: &Config) -> Result<(), Problem> {
     if let Some(call) = call {
         return call.answer(&build);
     }
+    if let Some(notice) = &build.notice {
+        ui::remark(&format!("warning: {notice}"));
+    }
     wait(config, build_on_server(args, config, build, display))
 }
 

@@ -54,7 +54,7 @@ fn wait(config: &Config, command: impl Future<Output = Result<(), Problem>>) -> 
     runtime(&mut builder)?.block_on(command)
 }
 
-fn runtime(builder: &mut tokio::runtime::Builder) -> Result<tokio::runtime::Runtime, Problem> {
+pub(crate) fn runtime(builder: &mut tokio::runtime::Builder) -> Result<tokio::runtime::Runtime, Problem> {
     let built = builder.enable_all().build();
     built.map_err(|error| Problem::environment(format!("the runtime can not be started: {error}")))
 }

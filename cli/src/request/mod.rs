@@ -1,9 +1,10 @@
 //! The flags of `rbuild build` to one request, and what the session of it lends. All that can fail without a server fails here.
 
+mod context;
+
 use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
 
 use proto::entitlement::{Entitlement, Entitlements};
 use proto::platform::Platform;
@@ -13,13 +14,14 @@ use proto::v1::named_context::{Kind, Local, OciLayout};
 use crate::agent::Agents;
 use crate::args::{BuildArgs, ResultArgs, StepArgs, WhatArgs};
 use crate::config::{Config, Environment};
-use crate::dockerfile::{self, Description, NamedText};
+use crate::dockerfile::{self, NamedText};
 use crate::exit::Problem;
 use crate::output::{self, Destination, Output};
 use crate::proxies;
 use crate::secret::Secrets;
-use crate::session::{Context, Session, extract};
+use crate::session::{Context, Session};
 use crate::values;
+use context::Files;
 
 /// A build, ready to be sent.
 #[derive(Debug)]
@@ -32,6 +34,8 @@ pub(crate) struct Build {
     pub(crate) destinations: Vec<Destination>,
     /// Whether a manifest leaves the store: then its digest is the result, else the image ID.
     pub(crate) exports_manifest: bool,
+    /// What the user should know before it starts.
+    pub(crate) notice: Option<String>,
     /// Holds a context that came over stdin.
     _stdin_context: Option<tempfile::TempDir>,
 }
@@ -56,15 +60,32 @@ pub(crate) fn resolve(args: &BuildArgs, config: &Config, stdin: impl Read) -> Re
     let mut build_args = build_args(&args.what.build_args, environment)?;
     proxies::add(&config.docker_config, &mut build_args)?;
     let agents = Agents::read(&args.steps.ssh, environment)?;
-    let (named, named_contexts) = named_contexts(&args.what.build_contexts)?;
-    let main = main_context(args, stdin)?;
+    let (mut named, named_contexts) = named_contexts(&args.what.build_contexts)?;
+    let main = context::main_context(args, stdin)?;
     let mut contexts = named_contexts;
-    let context = Context::directory(main.root, main.description.ignore.clone());
-    contexts.insert("context".to_owned(), context);
+    let ignore = main
+        .description
+        .as_ref()
+        .and_then(|description| description.ignore.clone());
+    let mut stdin_context = None;
+    let root = match main.files {
+        Files::Directory(root) => Some(root),
+        Files::Temporary(directory) => {
+            let root = directory.path().to_owned();
+            stdin_context = Some(directory);
+            Some(root)
+        }
+        Files::Remote(kind) => {
+            named.insert("context".to_owned(), v1::NamedContext { kind: Some(kind) });
+            None
+        }
+    };
+    contexts.extend(root.map(|root| ("context".to_owned(), Context::directory(root, ignore))));
+    let source_date_epoch = source_date_epoch(&mut build_args, &named, environment)?;
     let request = v1::SubmitRequest {
         build_id: String::new(),
         target: args.what.target.clone(),
-        source_date_epoch: source_date_epoch(&build_args, environment)?,
+        source_date_epoch,
         build_args,
         labels: labels(&args.what)?,
         platforms,
@@ -83,14 +104,18 @@ pub(crate) fn resolve(args: &BuildArgs, config: &Config, stdin: impl Read) -> Re
         tags,
         outputs: outputs.iter().map(v1::Output::from).collect(),
         contexts: named,
-        dockerfile_name: main.description.dockerfile.name.clone(),
+        dockerfile_path: match main.description {
+            None => main.dockerfile_name.clone(),
+            Some(_) => String::new(),
+        },
+        dockerfile_name: main.dockerfile_name,
         insecure_registries: args.result.insecure_registries.clone(),
     };
     Ok(Build {
         request,
         session: Session {
             build_id: String::new(),
-            description: Some(main.description),
+            description: main.description,
             contexts,
             secrets,
             agents,
@@ -102,115 +127,9 @@ pub(crate) fn resolve(args: &BuildArgs, config: &Config, stdin: impl Read) -> Re
             .iter()
             .any(|o| o.pushes() || matches!(o.kind, v1::output::Kind::Oci(_))),
         destinations: outputs.into_iter().map(|output| output.destination).collect(),
-        _stdin_context: main.temporary,
+        notice: main.notice,
+        _stdin_context: stdin_context,
     })
-}
-
-/// The main context and what the build is described by.
-struct MainContext {
-    root: PathBuf,
-    description: Description,
-    temporary: Option<tempfile::TempDir>,
-}
-
-fn main_context(args: &BuildArgs, stdin: impl Read) -> Result<MainContext, Problem> {
-    let file_is_stdin = args.file.as_deref() == Some(Path::new("-"));
-    if args.context == "-" {
-        if file_is_stdin {
-            return Err(Problem::usage("stdin can not be both the context and the Dockerfile"));
-        }
-        return stdin_context(args.file.as_deref(), stdin);
-    }
-    let root = directory(&args.context)?;
-    let description = if file_is_stdin {
-        Description {
-            dockerfile: dockerfile::from_stream(stdin)?,
-            ignore: dockerfile::context_ignore(&root)?,
-        }
-    } else {
-        // Messages name the path as it was typed; the session needs the resolved one.
-        dockerfile::read(Path::new(&args.context), args.file.as_deref())?
-    };
-    Ok(MainContext {
-        root,
-        description,
-        temporary: None,
-    })
-}
-
-/// Stdin as the context: a tar archive, or a Dockerfile alone.
-fn stdin_context(file: Option<&Path>, mut stdin: impl Read) -> Result<MainContext, Problem> {
-    let failed = |error: std::io::Error| Problem::environment(format!("the context from stdin: {error}"));
-    let temporary = tempfile::Builder::new()
-        .prefix("rbuild-context-")
-        .tempdir()
-        .map_err(failed)?;
-    let mut start = Vec::new();
-    (&mut stdin).take(512).read_to_end(&mut start).map_err(failed)?;
-    let root = temporary.path().to_owned();
-    let packed: [&[u8]; 4] = [b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"];
-    if packed.iter().any(|magic| start.starts_with(magic)) {
-        return Err(
-            Problem::usage("the context from stdin is compressed, which this version can not read")
-                .help("decompress it first, as in `gunzip -c context.tar.gz | rbuild build -`"),
-        );
-    }
-    let whole = start.as_slice().chain(stdin);
-    let description = if start.get(257..262) == Some(b"ustar") {
-        let unpacked = extract::extract(whole, &root);
-        unpacked.map_err(|error| Problem::usage(format!("the context from stdin: {error}")))?;
-        // As for all contexts that are not a directory of the user: the Dockerfile is inside.
-        dockerfile::read(&root, file.map(|file| root.join(file)).as_deref())?
-    } else {
-        if let Some(file) = file {
-            return Err(Problem::usage(format!(
-                "stdin is a Dockerfile, not an archive: `-f {}` has no context to be in",
-                file.display()
-            )));
-        }
-        Description {
-            dockerfile: dockerfile::from_stream(whole)?,
-            ignore: None,
-        }
-    };
-    Ok(MainContext {
-        root,
-        description,
-        temporary: Some(temporary),
-    })
-}
-
-/// The resolved path of a directory that is a context.
-fn directory(text: &str) -> Result<PathBuf, Problem> {
-    let path = Path::new(text);
-    let remote = ["http://", "https://", "git://", "ssh://", "git@", "github.com/"];
-    if remote.iter().any(|prefix| text.starts_with(prefix)) && !path.exists() {
-        return Err(Problem::usage(format!(
-            "`{}` is a remote context, which this version can not read",
-            redacted(text)
-        ))
-        .help("clone or download it, and build the directory"));
-    }
-    let failed = |error: &dyn std::fmt::Display| Problem::usage(format!("the build context `{text}`: {error}"));
-    let resolved = path.canonicalize().map_err(|error| failed(&error))?;
-    if !resolved.is_dir() {
-        return Err(failed(&"this is not a directory"));
-    }
-    // Also checks that it can be read, before a server is asked for anything.
-    std::fs::read_dir(&resolved).map_err(|error| failed(&error))?;
-    Ok(resolved)
-}
-
-/// An address without user and password.
-fn redacted(address: &str) -> String {
-    match address.split_once("://") {
-        Some((scheme, rest)) => {
-            let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-            let host = host.rsplit('@').next().unwrap_or(host);
-            format!("{scheme}://{host}{path}")
-        }
-        None => address.to_owned(),
-    }
 }
 
 /// The archive that `docker load` reads holds one image.
@@ -282,15 +201,25 @@ fn build_args(flags: &[String], environment: &Environment) -> Result<HashMap<Str
     Ok(build_args)
 }
 
-fn source_date_epoch(build_args: &HashMap<String, String>, environment: &Environment) -> Result<Option<i64>, Problem> {
+/// The limit of times, if it is a number. A context that it is to be taken from stays among the build arguments, where the
+/// server looks.
+fn source_date_epoch(
+    build_args: &mut HashMap<String, String>,
+    contexts: &HashMap<String, v1::NamedContext>,
+    environment: &Environment,
+) -> Result<Option<i64>, Problem> {
     const NAME: &str = "SOURCE_DATE_EPOCH";
     let text = match build_args.get(NAME) {
-        Some(text) => Some(text.as_str()),
-        None => environment.var(NAME)?,
+        Some(text) => Some(text.clone()),
+        None => environment.var(NAME)?.map(str::to_owned),
     };
     let Some(text) = text.filter(|text| !text.is_empty()) else {
         return Ok(None);
     };
+    if text == "context" || contexts.contains_key(&text) {
+        build_args.insert(NAME.to_owned(), text);
+        return Ok(None);
+    }
     let seconds = text.parse();
     seconds
         .map(Some)
@@ -422,7 +351,7 @@ fn named_context(value: &str) -> Result<(Kind, Option<Context>), Problem> {
     }
     if let Some(layout) = value.strip_prefix("oci-layout://") {
         let (path, tag, digest) = layout_parts(layout);
-        let root = directory(path)?;
+        let root = context::directory(path)?;
         if !root.join("index.json").is_file() {
             return Err(Problem::usage(format!(
                 "--build-context: `{path}` is no OCI layout: it has no `index.json`"
@@ -433,7 +362,10 @@ fn named_context(value: &str) -> Result<(Kind, Option<Context>), Problem> {
             Some(Context::oci_layout(root)),
         ));
     }
-    let root = directory(value)?;
+    if let Some(kind) = context::remote(value)? {
+        return Ok((kind, None));
+    }
+    let root = context::directory(value)?;
     let ignore: Option<NamedText> = dockerfile::context_ignore(&root)?;
     Ok((Kind::Local(Local {}), Some(Context::directory(root, ignore))))
 }

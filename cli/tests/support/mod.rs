@@ -4,6 +4,7 @@
 pub(crate) mod agent;
 pub(crate) mod build;
 pub(crate) mod leaks;
+pub(crate) mod remote;
 pub(crate) mod server;
 
 use std::io::Write;

@@ -1,11 +1,11 @@
 //! `COPY` and `ADD` → a vertex that copies.
 
-use proto::definition::{CopyAction, CopySource, FileAction, FileOp, InlineFile, ModeChange, Op, Owner};
+use proto::definition::{CopyAction, CopySource, FileAction, FileOp, InlineFile, ModeChange, Op, Owner, Unpack};
 
 use super::expand::Words;
 use super::reach::{self, Origin};
 use super::stage::{Lowering, MAIN_CONTEXT, StageState};
-use super::{owner, path};
+use super::{owner, path, remote};
 use crate::diagnostic::Diagnostic;
 use crate::instruction::{Copy, Instruction, Kind, Word};
 
@@ -16,6 +16,7 @@ struct Expanded {
     dest: String,
     chown: String,
     chmod: String,
+    checksum: String,
 }
 
 impl Lowering<'_> {
@@ -29,7 +30,10 @@ impl Lowering<'_> {
     ) -> Result<(), Diagnostic> {
         let add = matches!(instruction.kind, Kind::Add(_));
         let expanded = self.words(&state.scope, |words| expand(copy, words))?;
-        refuse_remote(copy, &expanded.sources, add)?;
+        let remotes = match add {
+            true => remote::of_add(copy, &expanded.sources, &expanded.checksum)?,
+            false => remote::refuse(copy, &expanded.sources)?,
+        };
         let origin = match &copy.from {
             Some(word) => reach::resolve(self.input, state.index, instruction, word, None)?,
             None => Origin::Local(MAIN_CONTEXT.to_owned()),
@@ -38,7 +42,9 @@ impl Lowering<'_> {
         if !dest_is_dir && expanded.sources.len() + expanded.heredocs.len() > 1 {
             self.report(overwriting(copy));
         }
-        let created_by = history(add, copy, &expanded);
+        let created_by = remote::without_logins(history(add, copy, &expanded), &expanded.sources);
+        let text = format!("{prefix}{}", self.step_text(state, instruction, &[]));
+        let text = remote::without_logins(text, &expanded.sources);
         let action = CopyAction {
             dest: path::join(state.cwd(), &expanded.dest),
             dest_is_dir,
@@ -47,13 +53,17 @@ impl Lowering<'_> {
             link: copy.link,
             parents: copy.parents,
             exclude: copy.exclude.iter().map(|pattern| pattern.value.clone()).collect(),
-            unpack: add && copy.unpack.unwrap_or(true),
-            sources: self.sources(state, &origin, expanded),
+            unpack: match copy.unpack {
+                _ if !add => Unpack::Nothing,
+                None => Unpack::Context,
+                Some(true) => Unpack::Everything,
+                Some(false) => Unpack::Nothing,
+            },
+            sources: self.sources((state, instruction), &origin, expanded, remotes),
         };
         if origin == Origin::Local(MAIN_CONTEXT.to_owned()) {
             self.check_ignored(instruction, copy, &action.sources);
         }
-        let text = format!("{prefix}{}", self.step_text(state, instruction, &[]));
         let op = Op::File(FileOp {
             root: state.root,
             action: FileAction::Copy(action),
@@ -64,12 +74,26 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    fn sources(&mut self, state: &StageState, origin: &Origin, expanded: Expanded) -> Vec<CopySource> {
+    /// `remotes` has an op for each source that is none of `origin`.
+    fn sources(
+        &mut self,
+        (state, instruction): (&StageState, &Instruction),
+        origin: &Origin,
+        expanded: Expanded,
+        remotes: Vec<Option<Op>>,
+    ) -> Vec<CopySource> {
         let mut sources = Vec::new();
-        if !expanded.sources.is_empty() {
-            let from = self.files_of(origin, state);
-            let paths = expanded.sources.into_iter();
-            sources.extend(paths.map(|pattern| CopySource::Path { from, pattern }));
+        for (pattern, remote) in expanded.sources.into_iter().zip(remotes) {
+            sources.push(match remote {
+                None => CopySource::Path {
+                    from: self.files_of(origin, state),
+                    pattern,
+                },
+                Some(op) => CopySource::Path {
+                    pattern: remote::pattern(&op),
+                    from: self.remote(op, instruction.lines, &state.platform),
+                },
+            });
         }
         sources.extend(expanded.heredocs.into_iter().map(CopySource::Inline));
         sources
@@ -93,6 +117,7 @@ fn expand(copy: &Copy, words: &Words<'_>) -> Result<Expanded, Diagnostic> {
         dest: words.expand(&copy.dest)?,
         chown: optional(&copy.chown)?,
         chmod: optional(&copy.chmod)?,
+        checksum: optional(&copy.checksum)?,
     })
 }
 
@@ -117,48 +142,6 @@ fn overwriting(copy: &Copy) -> Diagnostic {
     let message = "several sources, but the destination is no directory: each file replaces the one before";
     Diagnostic::warning("SeveralSourcesToFile", copy.dest.span, message)
         .help(format!("end the destination with a slash: `{}/`", copy.dest.value))
-}
-
-fn refuse_remote(copy: &Copy, sources: &[String], add: bool) -> Result<(), Diagnostic> {
-    for (word, source) in copy.sources.iter().zip(sources) {
-        let what = match () {
-            () if is_git(source) => "git ref",
-            () if is_url(source) => "URL",
-            () => continue,
-        };
-        return Err(match add {
-            true => Diagnostic::error(
-                "add-remote",
-                word.span,
-                format!("`ADD` of a {what} is not supported yet"),
-            )
-            .help("fetch it in a `RUN` step, or put the file into the build context"),
-            false => Diagnostic::error("copy-remote", word.span, format!("source can't be a {what} for COPY")),
-        });
-    }
-    match &copy.checksum {
-        Some(checksum) => {
-            let message = "checksum requires HTTP(S) or Git sources";
-            Err(Diagnostic::error("checksum-of-local", checksum.span, message))
-        }
-        None => Ok(()),
-    }
-}
-
-fn is_url(source: &str) -> bool {
-    source.starts_with("http://") || source.starts_with("https://")
-}
-
-/// `git://`, `ssh://`, `user@host:path`, or a URL whose path ends in `.git`.
-fn is_git(source: &str) -> bool {
-    let scp = source.split_once(':').is_some_and(|(host, path)| {
-        let user = host
-            .split_once('@')
-            .is_some_and(|(user, host)| !user.is_empty() && !host.is_empty());
-        user && !host.contains('/') && !path.is_empty()
-    });
-    let path = source.split(['#', '?']).next().unwrap_or(source);
-    scp || source.starts_with("git://") || source.starts_with("ssh://") || (is_url(source) && path.ends_with(".git"))
 }
 
 fn parse_owner(copy: &Copy, text: &str) -> Result<Option<Owner>, Diagnostic> {

@@ -7,7 +7,7 @@
 //!                    stage.rs: one stage after the other, in file order
 //!                      ├─ from.rs    the filesystem and config it starts with
 //!                      ├─ run.rs     RUN, with mount.rs and mount_options.rs
-//!                      ├─ copy.rs    COPY and ADD, with owner.rs
+//!                      ├─ copy.rs    COPY and ADD, with owner.rs and remote.rs
 //!                      ├─ config.rs  everything that only changes the config, with expose.rs
 //!                      └─ checks.rs  what is legal there, and likely not meant
 //! ```
@@ -27,6 +27,7 @@ mod mount;
 mod mount_options;
 mod owner;
 pub(crate) mod reach;
+mod remote;
 mod run;
 mod stage;
 
@@ -86,6 +87,8 @@ pub struct LowerOptions {
     pub source_date_epoch: Option<i64>,
     /// What the ignore file keeps out of the main context: copying it is worth a warning.
     pub ignore: Option<Patterns>,
+    /// Times of contexts by name, for a `SOURCE_DATE_EPOCH` that names one; nothing for a context that has none.
+    pub context_times: BTreeMap<String, Option<i64>>,
 }
 
 impl LowerOptions {
@@ -107,6 +110,7 @@ impl LowerOptions {
             entitlements: Entitlements::default(),
             source_date_epoch: None,
             ignore: None,
+            context_times: BTreeMap::new(),
         }
     }
 }
@@ -346,7 +350,26 @@ fn source_date_epoch(
         Diagnostic::error("invalid-epoch", span, format!("invalid SOURCE_DATE_EPOCH: {text}"))
             .help("give seconds since 1970 as a decimal number")
     };
-    text.parse().map(Some).map_err(wrong)
+    match options.context_times.get(text) {
+        Some(time) => Ok(*time),
+        None => text.parse().map(Some).map_err(wrong),
+    }
+}
+
+/// The context whose time is to be the limit of times: `SOURCE_DATE_EPOCH` is `context` or the name of another one. Its time is
+/// asked for in [`LowerOptions::context_times`].
+#[must_use]
+pub fn epoch_context(source: &SourceFile, parsed: &Parsed, options: &LowerOptions) -> Option<String> {
+    let stages = Stages::split(&parsed.instructions);
+    let text = match options.build_args.get("SOURCE_DATE_EPOCH") {
+        Some(text) => text.clone(),
+        None => {
+            // A global `ARG` that cannot be expanded is reported when it is lowered.
+            let globals = from::globals((source, parsed.escape), options, &options.build_args, &stages).ok()?;
+            globals.values.get("SOURCE_DATE_EPOCH")?.clone()
+        }
+    };
+    (options.source_date_epoch.is_none() && (text == "context" || options.contexts.contains_key(&text))).then_some(text)
 }
 
 fn ignored_build_args(parsed: &Parsed, options: &LowerOptions, reach: &reach::Reach<'_>) -> Vec<String> {

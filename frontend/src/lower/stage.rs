@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use proto::address::redacted;
 use proto::definition::{
-    CopyAction, CopySource, Definition, FileAction, FileOp, ImageOp, LocalOp, MakeDirAction, Op, Vertex, VertexId,
+    CopyAction, CopySource, Definition, FileAction, FileOp, ImageOp, LocalOp, MakeDirAction, Op, Unpack, Vertex,
+    VertexId,
 };
 use proto::oci::{Config, ImageConfig};
 use proto::platform::Platform;
@@ -346,6 +348,22 @@ impl<'a> Lowering<'a> {
         }
     }
 
+    /// What is behind an address, or the equal vertex that is there.
+    pub(crate) fn remote(&mut self, op: Op, lines: (u32, u32), platform: &Platform) -> VertexId {
+        let address = match &op {
+            Op::Git(git) => redacted(&git.remote.address),
+            Op::Http(http) => redacted(&http.url),
+            _ => String::new(),
+        };
+        self.intern(Vertex {
+            op,
+            platform: platform.clone(),
+            name: format!("[internal] load {address}"),
+            lines: Some(lines),
+            stage: String::new(),
+        })
+    }
+
     /// A build context as a root filesystem: copied onto an empty one.
     fn local_root(&mut self, name: &str, state: &StageState) -> VertexId {
         let from = self.local(name, &state.platform);
@@ -361,7 +379,7 @@ impl<'a> Lowering<'a> {
             link: false,
             parents: false,
             exclude: Vec::new(),
-            unpack: false,
+            unpack: Unpack::Nothing,
         });
         self.intern(Vertex {
             op: Op::File(FileOp { root: None, action }),

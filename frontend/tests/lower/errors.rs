@@ -230,7 +230,9 @@ fn bad_copies_are_refused() {
             "FROM b⏎COPY --chmod=u+x, f /p",
             "FROM b⏎COPY --chown=9999999999 f /p",
             "FROM b⏎COPY https://e.example/f /p⏎COPY git@e.example:a/b.git /p",
-            "FROM b⏎ADD https://e.example/f /p⏎ADD https://e.example/r.git#main /p",
+            "FROM b⏎ADD https://e.example/r.git?depth=1 /p⏎ADD --keep-git-dir=false https://e.example/r.git?keep-git-dir /p",
+            "FROM b⏎ADD --checksum=ab https://e.example/r.git?checksum=cd /p⏎ADD --checksum=sha256:00 https://e.example/f /p",
+            "FROM b⏎ADD --checksum=sha256:00 https://e.example/f https://e.example/g /p/",
             "FROM b⏎ADD --checksum=sha256:00 f /p",
         ],
         &expect![[r#"
@@ -241,11 +243,15 @@ fn bad_copies_are_refused() {
             2 `u+x,` error[invalid-chmod]: invalid chmod parameter: 'u+x,'. invalid syntax
             2 `9999999999` error[invalid-chown]: invalid id `9999999999`: expected a number up to 2147483646
             2 `https://e.example/f` error[copy-remote]: source can't be a URL for COPY
+              help: `ADD` takes remote sources
             3 `git@e.example:a/b.git` error[copy-remote]: source can't be a git ref for COPY
-            2 `https://e.example/f` error[add-remote]: `ADD` of a URL is not supported yet
-              help: fetch it in a `RUN` step, or put the file into the build context
-            3 `https://e.example/r.git#main` error[add-remote]: `ADD` of a git ref is not supported yet
-              help: fetch it in a `RUN` step, or put the file into the build context
+              help: `ADD` takes remote sources
+            2 `https://e.example/r.git?depth=1` error[invalid-git-reference]: unexpected query "depth"
+            3 `https://e.example/r.git?keep-git-dir` error[invalid-git-reference]: inconsistent keep-git-dir configuration
+            2 `ab` error[invalid-checksum]: checksum mismatch "ab" != "cd"
+            3 `sha256:00` error[invalid-checksum]: invalid checksum digest format: "sha256:00"
+              help: write `--checksum=sha256:` and 64 hex digits
+            2 `sha256:00` error[checksum-of-local]: checksum can't be specified for multiple sources
             2 `sha256:00` error[checksum-of-local]: checksum requires HTTP(S) or Git sources
         "#]],
     );

@@ -580,6 +580,42 @@ COPY --chown=joe: [\"a b\", \"/with blank/\"]
 }
 
 #[test]
+fn remote_sources_are_vertices_of_their_own() {
+    let text = "FROM scratch
+ARG REF=v1
+ADD https://me:word@e.example/a%20b?token=1 local https://e.example/r.git#$REF:sub /d/
+ADD --unpack=true https://e.example/x[1].tgz /d
+ADD --keep-git-dir=true --checksum=ab12 git@e.example:r.git?submodules=0 /d
+ADD github.com/o/r /d
+";
+    check(
+        &setup(),
+        text,
+        &expect![[r#"
+        0 [internal] load https://e.example/a%20b?… @3-3
+            http https://me:word@e.example/a%20b?token=1 as a b
+        1 [internal] load build context
+            local context
+        2 [internal] load https://e.example/r.git @3-3
+            git GitRemote { address: "https://e.example/r.git", reference: "v1", checksum: None, by_commit: false } GitFiles { subdir: "sub", keep_git_dir: false, submodules: true, times: Commit }
+        3 [1/4] ADD https://e.example/a%20b?token=1 local https://e.example/r.git#v1:sub /d/ @3-3
+            copy on - 0:/a b 1:local 2:/ → /d dir unpack
+        4 [internal] load https://e.example/x[1].tgz @4-4
+            http https://e.example/x[1].tgz as x[1].tgz
+        5 [2/4] ADD --unpack=true https://e.example/x[1].tgz /d @4-4
+            copy on 3 4:/x\[1].tgz → /d unpack-everything
+        6 [internal] load git@e.example:r.git @5-5
+            git GitRemote { address: "git@e.example:r.git", reference: "", checksum: Some("ab12"), by_commit: false } GitFiles { subdir: "", keep_git_dir: true, submodules: false, times: Commit }
+        7 [3/4] ADD --keep-git-dir=true --checksum=ab12 git@e.example:r.git?submodules=0 /d @5-5
+            copy on 5 6:/ → /d unpack
+        8 [4/4] ADD github.com/o/r /d @6-6
+            copy on 7 1:github.com/o/r → /d unpack
+        target 8
+    "#]],
+    );
+}
+
+#[test]
 fn selections_name_what_each_context_gives() {
     let text = "FROM busybox
 COPY a.txt ./b/../c /d/

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use frontend::lower::Images;
 use frontend::source::SourceFile;
 use frontend::{ImageFacts, LowerOptions, Lowered, Plan};
-use proto::definition::{CopySource, FileAction, FileOp, InputMode, MountKind, Op, Vertex};
+use proto::definition::{CopySource, FileAction, FileOp, InputMode, MountKind, Op, Unpack, Vertex};
 use proto::digest::{DiffId, Digest};
 use proto::oci::{History, ImageConfig};
 use proto::platform::Platform;
@@ -178,6 +178,8 @@ fn op(vertex: &Vertex) -> String {
             vertex.platform
         ),
         Op::Local(local) => format!("local {}", local.name),
+        Op::Http(http) => format!("http {} as {}", http.url, http.file_name),
+        Op::Git(git) => format!("git {:?} {:?}", git.remote, git.files),
         Op::Exec(exec) => {
             let mut out = format!("exec on {} {:?} in {}", root(exec.root), exec.args, exec.cwd);
             let env: Vec<String> = exec.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
@@ -244,7 +246,8 @@ fn file_op(file: &FileOp) -> String {
                 (copy.link, " link".to_owned()),
                 (copy.parents, " parents".to_owned()),
                 (!copy.exclude.is_empty(), format!(" exclude={:?}", copy.exclude)),
-                (copy.unpack, " unpack".to_owned()),
+                (copy.unpack == Unpack::Context, " unpack".to_owned()),
+                (copy.unpack == Unpack::Everything, " unpack-everything".to_owned()),
             ] {
                 out.push_str(if set { &text } else { "" });
             }

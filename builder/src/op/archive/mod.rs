@@ -112,6 +112,14 @@ pub fn open_limited(file: File, spool_dir: &Path, limits: &Limits) -> Result<Opt
     }))
 }
 
+/// The plain tar in the regular file `file`, from its start; nothing if there is none.
+///
+/// # Errors
+/// As [`open`], as far as the start of the file tells.
+pub fn tar_in(file: &File) -> Result<Option<Box<dyn Read + Send>>, ArchiveError> {
+    Ok(decode::tar_in(file, &Limits::default())?.map(|tar| tar.reader))
+}
+
 impl Archive {
     /// The bytes of the regular file at `path` of the tree; none for everything else.
     #[must_use]

@@ -120,7 +120,10 @@ impl Call {
 impl Subject {
     fn new(build: &Build) -> Result<Self, Problem> {
         let description = build.session.description.as_ref();
-        let description = description.ok_or_else(|| Problem::new(Blame::Bug, "a build without a Dockerfile"))?;
+        let description = description.ok_or_else(|| {
+            Problem::usage("`--check` and `--call` need a Dockerfile on this machine, and this context is elsewhere")
+                .help("fetch it first, or pass the Dockerfile on stdin with `-f -`")
+        })?;
         let text = String::from_utf8_lossy(&description.dockerfile.bytes);
         let source = SourceFile::new(description.dockerfile.name.clone(), text);
         let ignore = description.ignore.as_ref().map(engine::patterns).transpose();
@@ -182,7 +185,7 @@ fn contexts(request: &v1::SubmitRequest) -> BTreeMap<String, NamedContext> {
         let kind = match &context.kind {
             Some(Kind::Image(reference)) => NamedContext::Image(reference.clone()),
             Some(Kind::OciLayout(_)) => NamedContext::Image(format!("oci-layout://{name}")),
-            Some(Kind::Local(_)) | None => NamedContext::Local,
+            Some(Kind::Local(_) | Kind::Git(_) | Kind::Http(_)) | None => NamedContext::Local,
         };
         (name.clone(), kind)
     };
