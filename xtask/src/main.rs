@@ -6,6 +6,7 @@ mod apps;
 mod base;
 mod bench;
 mod ci;
+mod parity;
 mod registry;
 mod run;
 mod tidy;
@@ -36,6 +37,8 @@ enum Chore {
         /// Only these workloads.
         names: Vec<String>,
     },
+    /// Builds the cases of `testdata/parity` here and with BuildKit, and compares configs and trees.
+    Parity(parity::Options),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -45,5 +48,6 @@ fn main() -> anyhow::Result<()> {
         Chore::Base { debian } => base::run(debian),
         Chore::Apps { names } => apps::run(&names),
         Chore::Bench { rounds, names } => bench::run(rounds, &names),
+        Chore::Parity(options) => parity::run(&options),
     }
 }
