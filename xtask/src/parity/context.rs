@@ -1,9 +1,11 @@
 //! The build context of every case: files, directories and links of all kinds, with fixed times and modes.
 
 use std::fs::{self, File, Permissions};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 use flate2::write::GzEncoder;
@@ -11,8 +13,8 @@ use flate2::write::GzEncoder;
 use crate::parity::cases::{Case, OWN_IGNORE_FILE};
 use crate::run::{command, output};
 
-/// Modification time of everything in the build context: the first second of 2001.
-const TIME: &str = "@978307200";
+/// Modification time of everything in the build context, in seconds since 1970: the first second of 2001.
+const TIME: u64 = 978_307_200;
 
 /// Path, mode, content.
 const FILES: &[(&str, u32, &str)] = &[
@@ -79,9 +81,28 @@ pub(crate) fn make(case: &Case, context: &Path, beside: &Path) -> Result<()> {
     archives(context)?;
     own_files(case, context, beside)?;
     let mut touch = command("find", &[context]);
-    let words = ["-exec", "touch", "--no-dereference", "--date", TIME, "{}", "+"];
-    output(touch.args(words))?;
+    touch.args([
+        "-exec",
+        "touch",
+        "--no-dereference",
+        "--date",
+        &format!("@{TIME}"),
+        "{}",
+        "+",
+    ]);
+    output(&mut touch)?;
+    for (path, content) in case.files.iter().filter(|(path, _)| path != OWN_IGNORE_FILE) {
+        let file = File::options().write(true).open(context.join(path))?;
+        file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(TIME + seconds_of(content)))?;
+    }
     Ok(())
+}
+
+/// A time for a content. The reference takes files of the same path, size and time for the same, whatever case they are of.
+fn seconds_of(content: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    content.hash(&mut hasher);
+    hasher.finish() % 100_000_000
 }
 
 /// What only this case has.

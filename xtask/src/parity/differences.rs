@@ -1,7 +1,8 @@
 //! What differs on purpose, with the reason. A line that no longer tells the truth is a mistake as much as a new difference.
 //!
 //! One difference a line, `CASE :: FIELD :: REASON`; a field may begin or end with `*`. A field is what the report names:
-//! `config.Env`, `history[3]`, `result`, a path. The case `*` is every case; such a line is a rule, and no case has to show it.
+//! `config.Env`, `history[3]`, `result`, a path. A case may
+//! end with `*`; such a line is a rule, and no case has to show it.
 
 use anyhow::{Context, Result};
 
@@ -15,8 +16,11 @@ pub(crate) struct Wanted {
     reason: String,
 }
 
-/// Stands for every case.
-const EVERY: &str = "*";
+impl Wanted {
+    fn is_rule(&self) -> bool {
+        self.case.ends_with('*')
+    }
+}
 
 /// What is found in a case, sorted by whether it is wanted.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -50,18 +54,18 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Wanted>> {
 
 /// Names of cases in the table that do not exist.
 pub(crate) fn unknown<'a>(wanted: &'a [Wanted], names: &[&str]) -> Vec<&'a str> {
-    let cases = wanted.iter().map(|wanted| wanted.case.as_str());
-    cases.filter(|case| *case != EVERY && !names.contains(case)).collect()
+    let cases = wanted.iter().filter(|wanted| !wanted.is_rule());
+    cases
+        .map(|wanted| wanted.case.as_str())
+        .filter(|case| !names.contains(case))
+        .collect()
 }
 
 /// Sorts what was found in `case`.
 pub(crate) fn sort(case: &str, found: Vec<Difference>, wanted: &[Wanted]) -> Sorted {
-    let wanted: Vec<&Wanted> = wanted
-        .iter()
-        .filter(|wanted| wanted.case == case || wanted.case == EVERY)
-        .collect();
+    let wanted: Vec<&Wanted> = wanted.iter().filter(|wanted| covers(&wanted.case, case)).collect();
     let mut sorted = Sorted::default();
-    for wanted in wanted.iter().filter(|wanted| wanted.case != EVERY) {
+    for wanted in wanted.iter().filter(|wanted| !wanted.is_rule()) {
         if !found.iter().any(|difference| covers(&wanted.field, &difference.field)) {
             sorted.vanished.push(wanted.field.clone());
         }
@@ -75,11 +79,11 @@ pub(crate) fn sort(case: &str, found: Vec<Difference>, wanted: &[Wanted]) -> Sor
     sorted
 }
 
-fn covers(pattern: &str, field: &str) -> bool {
+fn covers(pattern: &str, text: &str) -> bool {
     match (pattern.strip_prefix('*'), pattern.strip_suffix('*')) {
-        (Some(end), _) => field.ends_with(end),
-        (None, Some(start)) => field.starts_with(start),
-        (None, None) => pattern == field,
+        (Some(end), _) => text.ends_with(end),
+        (None, Some(start)) => text.starts_with(start),
+        (None, None) => pattern == text,
     }
 }
 

@@ -230,6 +230,8 @@ mod tests {
             if kind.is_file() {
                 header.set_size(content.len() as u64);
                 archive.append_data(&mut header, path, content.as_bytes()).unwrap();
+            } else if kind.is_dir() {
+                archive.append_data(&mut header, path, std::io::empty()).unwrap();
             } else {
                 archive.append_link(&mut header, path, content).unwrap();
             }
