@@ -215,8 +215,21 @@ fn report(case: &Case, outcome: Result<Outcome>, messages: bool) -> &'static str
 
 fn differing(name: &str, sorted: &Sorted, wrong: bool) -> Vec<String> {
     let mut lines = vec![format!("{} {name}", if wrong { "DIFFERENT " } else { "on purpose" })];
-    let on_purpose = sorted.on_purpose.iter().take(SHOWN);
-    lines.extend(on_purpose.map(|(field, reason)| format!("  {field} on purpose: {reason}")));
+    let mut reasons: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (field, reason) in &sorted.on_purpose {
+        reasons.entry(reason).or_default().push(field);
+    }
+    for (reason, fields) in reasons {
+        let more = if fields.len() > 1 {
+            format!(" and {} more", fields.len() - 1)
+        } else {
+            String::new()
+        };
+        lines.push(format!(
+            "  {}{more}: {reason}",
+            fields.first().copied().unwrap_or_default()
+        ));
+    }
     lines.extend(
         sorted
             .vanished
