@@ -422,10 +422,7 @@ fn the_owner_of_the_instruction_applies_to_what_an_archive_names_and_its_mode_to
         });
         add.mode = Some(ModeChange::Octal(0o751));
     });
-    assert_eq!(
-        shown.unwrap(),
-        "p/ 755 3:3, p/d/ 700 3:3, p/d/x 644 3:3, p/l>x 777 3:3, p/m/ 755 0:0, p/m/n 600 3:3"
-    );
+    assert_eq!(shown.unwrap(), "p/ 755 3:3, p/d/ 700 3:3, p/d/x 644 3:3, p/l>x 777 3:3, p/m/ 755 0:0, p/m/n 600 3:3");
 }
 
 #[test]
