@@ -52,6 +52,34 @@ pub(crate) fn busybox() -> Result<PathBuf> {
     Ok(layout)
 }
 
+/// An OCI layout with busybox and the users, groups and paths that cases of parity expect.
+pub(crate) fn parity() -> Result<PathBuf> {
+    let layout = folder()?.join("parity");
+    if layout.join("index.json").exists() {
+        return Ok(layout);
+    }
+    let busybox = busybox()?;
+    let context = tempfile::tempdir()?;
+    fs::write(
+        context.path().join("Dockerfile"),
+        "FROM busybox\nCOPY etc /etc\nRUN mkdir -p /home /usr/bin\n\
+         ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n",
+    )?;
+    fs::create_dir(context.path().join("etc"))?;
+    fs::write(
+        context.path().join("etc/passwd"),
+        "root:x:0:0:root:/root:/bin/sh\njoe:x:55:66:joe:/home:/bin/sh\n",
+    )?;
+    fs::write(context.path().join("etc/group"), "root:x:0:\ngrp:x:77:joe\njoe:x:66:\n")?;
+    let options = [
+        format!("--build-context=busybox=oci-layout://{}", busybox.display()),
+        // A time of its own: what comes from the clock of a case can be told from what comes from here.
+        "--build-arg=SOURCE_DATE_EPOCH=1500000000".to_owned(),
+    ];
+    build_on(context.path(), &layout, &options)?;
+    Ok(layout)
+}
+
 /// An OCI layout with Debian's minimal system, and what makes package managers work from this machine: its sources and
 /// its certificates.
 pub(crate) fn debian() -> Result<PathBuf> {
@@ -137,6 +165,10 @@ fn copy_machine_files(root: &Path) -> Result<()> {
 
 /// Builds `context` with rbuild in a store of its own, into an OCI layout directory.
 fn build(context: &Path, layout: &Path) -> Result<()> {
+    build_on(context, layout, &[])
+}
+
+fn build_on(context: &Path, layout: &Path, options: &[String]) -> Result<()> {
     let store = tempfile::tempdir()?;
     let partial = layout.with_extension("partial");
     if partial.exists() {
@@ -147,7 +179,7 @@ fn build(context: &Path, layout: &Path) -> Result<()> {
         .arg(store.path().join("store"))
         .arg("--output")
         .arg(format!("type=oci,tar=false,dest={}", partial.display()));
-    output(build.arg(context).current_dir(repository()))?;
+    output(build.args(options).arg(context).current_dir(repository()))?;
     fs::rename(&partial, layout)?;
     Ok(())
 }

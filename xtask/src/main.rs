@@ -7,6 +7,7 @@ mod base;
 mod bench;
 mod ci;
 mod fuzz;
+mod parity;
 mod registry;
 mod run;
 mod tidy;
@@ -48,6 +49,8 @@ enum Chore {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+    /// Builds the cases of `testdata/parity` here and with BuildKit, and compares configs and trees.
+    Parity(parity::Options),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -58,5 +61,6 @@ fn main() -> anyhow::Result<()> {
         Chore::Apps { names } => apps::run(&names),
         Chore::Bench { rounds, names } => bench::run(rounds, &names),
         Chore::Fuzz { target, minutes, seed } => fuzz::run(&target, minutes, seed),
+        Chore::Parity(options) => parity::run(&options),
     }
 }

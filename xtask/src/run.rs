@@ -75,8 +75,12 @@ fn shown(command: &Command) -> String {
     words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")
 }
 
-/// The `rbuild` program of this repository, built for release.
+/// The `rbuild` program of this repository, built for release, or the one that the environment names.
+#[expect(clippy::disallowed_methods, reason = "RBUILD is for the developer who runs a chore")]
 pub(crate) fn rbuild() -> Result<PathBuf> {
+    if let Some(built) = std::env::var_os("RBUILD") {
+        return Ok(PathBuf::from(built));
+    }
     check(command("cargo", &["build", "--release", "--package", "rbuild"]).current_dir(repository()))?;
     Ok(target_dir().join("release/rbuild"))
 }
