@@ -26,7 +26,8 @@ fn refuse_nothing(instruction: &Instruction, run: &Run) -> Result<(), Diagnostic
     match &run.command {
         Command::Exec(words) if words.is_empty() => {
             let message = "RUN has nothing to run: the array is empty";
-            Err(Diagnostic::error("nothing-to-run", instruction.span, message))
+            let error = Diagnostic::error("nothing-to-run", instruction.span, message);
+            Err(error.help("write `RUN [\"program\", \"argument\"]`"))
         }
         _ => Ok(()),
     }
