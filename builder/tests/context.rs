@@ -131,7 +131,10 @@ fn includes_select_files_directories_and_wildcards() {
     check(root, "", &["*.txt"], "b.txt c.txt");
     check(root, "", &["e?/x"], "e1 e1/x e2 e2/x");
     check(root, "", &["e[^1]"], "e2 e2/x e2/y");
-    check(root, "", &["**/z"], "");
+    // At any depth: everything from there on is looked at.
+    check(root, "", &["d/**/z"], "d d/x d/y d/y/z");
+    check(root, "", &["d/x**"], "d d/x d/y d/y/z");
+    check(root, "", &["w/\\*\\*"], "");
     check(root, "", &["w/\\[q]"], "w w/[q]");
     check(root, "", &["nope", "*.nope", "a/below", "d/nope"], "");
     check(root, "c.txt", &["*.txt"], "b.txt");

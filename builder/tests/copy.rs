@@ -291,6 +291,21 @@ fn parents_begin_below_the_pivot() {
 }
 
 #[test]
+fn a_directory_on_the_way_takes_the_mode_of_the_source_and_no_more() {
+    let there = "p/ 755\np/x/ 711 4\np/x/sub/ 755 4";
+    check(
+        there,
+        &parents(&["x/sub/s.txt"], "/p/"),
+        "p/ 755 0:0, p/x/ 755 4:4, p/x/sub/ 700 4:4, p/x/sub/s.txt 644 0:0",
+    );
+    check(
+        there,
+        &parents(&["x/sub"], "/p/"),
+        "p/ 755 0:0, p/x/ 755 4:4, p/x/sub/ 700 0:0, p/x/sub/s.txt 644 0:0",
+    );
+}
+
+#[test]
 fn two_stars_match_at_every_depth_with_parents() {
     check(
         "",

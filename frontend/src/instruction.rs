@@ -139,6 +139,8 @@ pub struct Heredoc {
     pub opener: String,
     /// The body with its line ends; with `<<-` leading tabs are already taken off.
     pub data: String,
+    /// The body as written, leading tabs and all.
+    pub written: String,
     /// Where the body stands, end mark not counted in.
     pub data_span: Span,
     /// Whether variables expand in the body: the delimiter had no quotes.

@@ -99,6 +99,9 @@ fn segments(include: &str) -> Result<Vec<Segment>, WalkError> {
         })?;
     }
     let cleaned = RelPath::clean(include.as_bytes());
+    // `**` may reach any depth, so everything from there on is looked at; whoever asked picks from it.
+    let deep = |bytes: &&[u8]| pattern && bytes.windows(2).any(|pair| pair == b"**");
+    let shallow = cleaned.components().take_while(|bytes| !deep(bytes)).count();
     let segment = |bytes: &[u8]| {
         let text = String::from_utf8_lossy(bytes);
         match pattern {
@@ -107,7 +110,9 @@ fn segments(include: &str) -> Result<Vec<Segment>, WalkError> {
             false => Segment::Name(bytes.to_owned()),
         }
     };
-    Ok(cleaned.components().rev().map(segment).collect())
+    let mut segments: Vec<Segment> = cleaned.components().take(shallow).map(segment).collect();
+    segments.reverse();
+    Ok(segments)
 }
 
 impl Follower<'_> {

@@ -38,10 +38,11 @@ pub(super) fn lookup(user: &str, passwd: &str, group: &str) -> Result<Identity, 
     };
     let user = if user.is_empty() { "0" } else { user };
     let number = parse_id(user)?;
-    let account = passwd
-        .lines()
-        .filter_map(account)
-        .find(|account| account.name == user || Some(account.uid) == number);
+    // A number is a number, even where somebody is called like that.
+    let account = passwd.lines().filter_map(account).find(|account| match number {
+        Some(uid) => account.uid == uid,
+        None => account.name == user,
+    });
     let uid = account.as_ref().map(|account| account.uid).or(number);
     let uid = uid.ok_or_else(|| format!("unable to find user {user}: no matching entries in passwd file"))?;
     let (gid, mut others) = match (wanted_group, &account) {
@@ -98,12 +99,12 @@ fn groups(file: &str) -> impl Iterator<Item = (&str, u32, &str)> {
 }
 
 fn find_group(wanted: &str, file: &str) -> Result<u32, String> {
-    let number = parse_id(wanted)?;
-    let found = groups(file)
-        .find(|(name, gid, _)| *name == wanted || Some(*gid) == number)
-        .map(|(_, gid, _)| gid);
+    if let Some(gid) = parse_id(wanted)? {
+        return Ok(gid);
+    }
+    let found = groups(file).find(|(name, ..)| *name == wanted);
     found
-        .or(number)
+        .map(|(_, gid, _)| gid)
         .ok_or_else(|| format!("unable to find group {wanted}: no matching entries in group file"))
 }
 

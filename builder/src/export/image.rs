@@ -6,6 +6,7 @@ use frontend::plan::HistoryEntry;
 use proto::date::civil;
 use proto::definition::VertexId;
 use proto::digest::Digest;
+use proto::oci::config::Config;
 use proto::oci::{Descriptor, History, ImageConfig, Index, Manifest, RootFs, json, media_type};
 use proto::platform::Platform;
 
@@ -87,11 +88,11 @@ fn assemble_one(
     let template = &planned.template;
     let base = template.base.clone().unwrap_or_default();
     let base_layers = base.rootfs.diff_ids.len();
-    let times = Times::new(&template.history, outputs, &base, now_ms, epoch);
+    let times = Times::new(&template.history, outputs, &base, epoch);
     let mut history = reconciled(&base.history, base_layers);
-    for (entry, time_ms) in template.history.iter().zip(&times.entries) {
+    for (entry, time) in template.history.iter().zip(&times.entries) {
         history.push(History {
-            created: Some(rfc3339(*time_ms)),
+            created: time.map(Time::to_rfc3339),
             created_by: entry.created_by.clone(),
             author: String::new(),
             comment: COMMENT.to_owned(),
@@ -101,12 +102,12 @@ fn assemble_one(
     let config = ImageConfig {
         architecture: template.platform.architecture.clone(),
         author: template.author.clone(),
-        config: template.config.clone(),
-        created: Some(
-            times
-                .newest
-                .map_or_else(|| base.created.clone().unwrap_or_else(|| rfc3339(times.now)), rfc3339),
-        ),
+        config: Config {
+            // What only the engine that made the base knows says nothing of this image.
+            other: BTreeMap::new(),
+            ..template.config.clone()
+        },
+        created: times.newest.map(Time::to_rfc3339).or(base.created),
         history,
         os: template.platform.os.clone(),
         os_version: base.os_version,
@@ -115,9 +116,9 @@ fn assemble_one(
             ..RootFs::default()
         },
         variant: template.platform.variant.clone(),
-        other: base.other,
+        other: BTreeMap::new(),
     };
-    let created_ms = times.newest.unwrap_or(times.now);
+    let created_ms = times.newest.map_or(now_ms, Time::ms);
     let platform = template.platform.clone();
     Ok(Image {
         config,
@@ -168,11 +169,12 @@ pub fn index<'a>(entries: impl Iterator<Item = (&'a Document, &'a Platform)>) ->
     Document::new(media_type::INDEX, json::pretty(&index))
 }
 
-/// When each entry of the history was made, in milliseconds since 1970.
+/// When each entry of the history was made; nothing where nobody knows: without any layer there is no time to tell.
 struct Times {
-    entries: Vec<u64>,
-    newest: Option<u64>,
-    now: u64,
+    /// The epoch stands in for a time that nobody knows.
+    entries: Vec<Option<Time>>,
+    /// Of the image.
+    newest: Option<Time>,
 }
 
 impl Times {
@@ -182,32 +184,23 @@ impl Times {
         history: &[HistoryEntry],
         outputs: &BTreeMap<VertexId, Output>,
         base: &ImageConfig,
-        now_ms: u64,
         epoch: Option<i64>,
     ) -> Self {
-        let clamp = |ms: u64| match epoch.map(|seconds| u64::try_from(seconds).unwrap_or(0).saturating_mul(1000)) {
-            Some(limit) => ms.min(limit),
-            None => ms,
-        };
+        let limit = epoch.map(|seconds| Time::of_ms(u64::try_from(seconds).unwrap_or(0).saturating_mul(1000)));
+        let clamp = |time: Time| limit.map_or(time, |limit| time.min(limit));
         let made = |entry: &HistoryEntry| {
-            entry
-                .layer
-                .and_then(|id| outputs.get(&id))
-                .and_then(|output| output.created_ms)
+            let output = entry.layer.and_then(|id| outputs.get(&id));
+            output.and_then(|output| output.created_ms).map(Time::of_ms)
         };
-        let base_ms = base.created.as_deref().and_then(parse_rfc3339);
-        let first = history.iter().find_map(made).or(base_ms).unwrap_or(now_ms);
-        let mut last = first;
+        let of_base = base.created.as_deref().and_then(Time::parse);
+        let mut last = history.iter().find_map(made).or(of_base);
         let mut entries = Vec::with_capacity(history.len());
         for entry in history {
-            last = made(entry).unwrap_or(last);
-            entries.push(clamp(last));
+            last = made(entry).or(last);
+            entries.push(last.map(clamp).or(limit));
         }
-        Self {
-            newest: entries.last().copied(),
-            entries,
-            now: clamp(now_ms),
-        }
+        let newest = last.filter(|_| !history.is_empty()).map(clamp);
+        Self { entries, newest }
     }
 }
 
@@ -234,25 +227,61 @@ fn reconciled(history: &[History], layers: usize) -> Vec<History> {
     history
 }
 
-/// `2026-01-02T03:04:05.678Z`: RFC 3339 in UTC, without a fraction where it is zero.
+/// `2026-01-02T03:04:05.678Z`: RFC 3339 in UTC, without a fraction where it is zero. `ms` since 1970.
 #[must_use]
 pub fn rfc3339(ms: u64) -> String {
-    let (days, second_of_day) = (ms / 86_400_000, ms / 1000 % 86_400);
-    let (year, month, day) = civil(days);
-    let (hour, minute, second) = (second_of_day / 3600, second_of_day / 60 % 60, second_of_day % 60);
-    let fraction = match ms % 1000 {
-        0 => String::new(),
-        fraction => format!(".{fraction:03}").trim_end_matches('0').to_owned(),
-    };
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{fraction}Z")
+    Time::of_ms(ms).to_rfc3339()
 }
 
-/// Milliseconds since 1970 of an RFC 3339 time in UTC; nothing for what is no such time.
-fn parse_rfc3339(text: &str) -> Option<u64> {
+/// Nanoseconds since 1970: bases tell theirs that exactly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Time(u128);
+
+impl Time {
+    fn of_ms(ms: u64) -> Self {
+        Self(u128::from(ms) * 1_000_000)
+    }
+
+    /// Whole milliseconds, for the store.
+    fn ms(self) -> u64 {
+        u64::try_from(self.0 / 1_000_000).unwrap_or(u64::MAX)
+    }
+
+    fn to_rfc3339(self) -> String {
+        let ms = self.ms();
+        let (days, second_of_day) = (ms / 86_400_000, ms / 1000 % 86_400);
+        let (year, month, day) = civil(days);
+        let (hour, minute, second) = (second_of_day / 3600, second_of_day / 60 % 60, second_of_day % 60);
+        let fraction = match self.0 % 1_000_000_000 {
+            0 => String::new(),
+            fraction => format!(".{fraction:09}").trim_end_matches('0').to_owned(),
+        };
+        format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{fraction}Z")
+    }
+
+    /// An RFC 3339 time in UTC; nothing for what is no such time.
+    fn parse(text: &str) -> Option<Self> {
+        let whole = seconds_of(text.get(..19)?)?;
+        let digits = match text.get(19..)?.strip_suffix('Z')? {
+            "" => "0",
+            fraction => fraction.strip_prefix('.')?,
+        };
+        // What is finer than a nanosecond is nobody's measurement.
+        let digits = digits.get(..digits.len().min(9))?;
+        let scale = 10_u128.pow(9 - u32::try_from(digits.len()).ok()?);
+        let nanoseconds = digits.parse::<u32>().ok()?;
+        Some(Self(
+            u128::from(whole) * 1_000_000_000 + u128::from(nanoseconds) * scale,
+        ))
+    }
+}
+
+/// Seconds since 1970 of `2026-01-02T03:04:05`.
+fn seconds_of(text: &str) -> Option<u64> {
     let number = |from: usize, to: usize| text.get(from..to)?.parse::<u64>().ok();
     let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
     let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);
-    if !text.ends_with('Z') || !(1..=12).contains(&month) || year < 1970 {
+    if !(1..=12).contains(&month) || year < 1970 {
         return None;
     }
     let shifted_year = if month <= 2 { year - 1 } else { year };
@@ -261,7 +290,7 @@ fn parse_rfc3339(text: &str) -> Option<u64> {
     let (era, year_of_era) = (shifted_year / 400, shifted_year % 400);
     let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
     let days = (era * 146_097 + day_of_era).checked_sub(719_468)?;
-    Some(((days * 24 + hour) * 60 + minute) * 60_000 + second * 1000)
+    Some(((days * 24 + hour) * 60 + minute) * 60 + second)
 }
 
 #[cfg(test)]
@@ -277,11 +306,19 @@ mod tests {
 
     #[test]
     fn printed_times_parse_back() {
-        for ms in [0, 951_782_400_000, 1_700_000_000_000, 4_102_444_799_000] {
-            assert_eq!(parse_rfc3339(&rfc3339(ms)), Some(ms));
+        for ms in [0, 951_782_400_000, 1_700_000_000_120, 4_102_444_799_000] {
+            assert_eq!(Time::parse(&rfc3339(ms)), Some(Time::of_ms(ms)));
         }
-        assert_eq!(parse_rfc3339("2020-01-01T00:00:00+01:00"), None);
-        assert_eq!(parse_rfc3339("nonsense"), None);
+        let exact = "2015-01-02T03:04:05.678901234Z";
+        assert_eq!(Time::parse(exact).unwrap().to_rfc3339(), exact);
+        for bad in [
+            "2020-01-01T00:00:00+01:00",
+            "nonsense",
+            "2020-01-01T00:00:00.Z",
+            "2020-01-01T00:00:00",
+        ] {
+            assert_eq!(Time::parse(bad), None, "{bad}");
+        }
     }
 
     #[test]

@@ -302,7 +302,7 @@ impl Copy<'_> {
             let path = target.join(&picked.entry.path);
             let mut entry = picked.entry.clone();
             if is_directory(&entry) {
-                self.sub_directory(&path, entry)?;
+                self.sub_directory(&path, entry, picked.on_the_way)?;
                 continue;
             }
             let mut from = PlannedContent::None;
@@ -342,12 +342,19 @@ impl Copy<'_> {
         Ok(())
     }
 
-    /// A directory on both sides takes mode and owner of the source.
-    fn sub_directory(&mut self, path: &RelPath, entry: TreeEntry) -> Result<(), CopyError> {
-        if self.destination.entry(path).is_some_and(|there| !is_directory(&there)) {
-            return Err(CopyError::OntoNonDirectory { path: path.clone() });
-        }
-        let entry = self.changed(entry);
+    /// A directory on both sides takes mode and owner of the source; one that is only on the way takes the mode.
+    fn sub_directory(&mut self, path: &RelPath, entry: TreeEntry, on_the_way: bool) -> Result<(), CopyError> {
+        let entry = match self.destination.entry(path) {
+            Some(there) if !is_directory(&there) => {
+                return Err(CopyError::OntoNonDirectory { path: path.clone() });
+            }
+            Some(there) if on_the_way => TreeEntry {
+                mode: entry.mode,
+                kind: entry.kind,
+                ..there
+            },
+            _ => self.changed(entry),
+        };
         self.destination.put(path, entry, PlannedContent::None);
         Ok(())
     }

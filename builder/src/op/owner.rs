@@ -29,7 +29,7 @@ pub enum OwnerError {
 
 /// The numbers of `owner`. Without `lookup` there is no root filesystem, and `root` is the only name.
 ///
-/// Names that the databases do not have mean 0, as users of other builders rely on.
+/// Names that the databases do not have mean 0, and such a group the one of the user, as users of other builders rely on.
 ///
 /// # Errors
 /// See [`OwnerError`].
@@ -45,7 +45,7 @@ pub fn numbers(owner: &Owner, mut lookup: Option<Lookup<'_>>) -> Result<(u32, u3
     let gid = match &owner.group {
         None => primary,
         Some(Id::Number(gid)) => *gid,
-        Some(Id::Name(name)) => find(name, b"etc/group", &mut lookup)?.map_or(0, |fields| field(&fields, 2)),
+        Some(Id::Name(name)) => find(name, b"etc/group", &mut lookup)?.map_or(primary, |fields| field(&fields, 2)),
     };
     Ok((uid, gid))
 }
@@ -108,6 +108,10 @@ mod tests {
             ("", "grp", (0, 77)),
             ("1", "grp", (1, 77)),
             ("joe", "0", (55, 0)),
+            ("joe", "nosuch", (55, 66)),
+            ("nosuch", "nosuch", (0, 0)),
+            ("1", "nosuch", (1, 1)),
+            ("", "nosuch", (0, 0)),
         ] {
             let found = numbers(&owner(user, group), Some(&mut read)).unwrap();
             assert_eq!(found, expected, "{user}:{group}");

@@ -50,6 +50,8 @@ pub struct Picked {
     pub content: RelPath,
     /// The layer of the source that holds the bytes.
     pub layer: usize,
+    /// A directory that nobody wanted, on the way to something that was.
+    pub on_the_way: bool,
 }
 
 /// Why a source selects nothing.
@@ -116,7 +118,8 @@ fn pick_below(source: &MergedTree, root: &RelPath, mut wanted: impl FnMut(&RelPa
     let mut last: Option<RelPath> = None;
     for (picked, wanted) in all.iter_mut().rev() {
         let path = &picked.entry.path;
-        *wanted |= last.as_ref().is_some_and(|last| last.below(path).is_some());
+        picked.on_the_way = !*wanted && last.as_ref().is_some_and(|last| last.below(path).is_some());
+        *wanted |= picked.on_the_way;
         if *wanted {
             last = Some(path.clone());
         }
@@ -200,6 +203,7 @@ fn pick(source: &MergedTree, found: Located<'_>, root: &RelPath) -> Option<Picke
         entry,
         content: file.entry.path.clone(),
         layer: file.layer,
+        on_the_way: false,
     })
 }
 

@@ -69,7 +69,7 @@ impl Lowering<'_> {
         let path = path::clean(&recorded);
         let created_by = format!("WORKDIR {recorded}");
         state.config.working_dir = recorded;
-        if path == "/" {
+        if state.config.working_dir == "/" {
             state.record(created_by, None);
             return Ok(());
         }
@@ -204,7 +204,7 @@ impl Lowering<'_> {
 fn expand_pairs(keyword: &str, pairs: &KeyValues, words: &Words<'_>) -> Result<Vec<(String, String)>, Diagnostic> {
     let expand = |(key, value): &(Word, Word)| {
         let name = words.expand(key)?;
-        if name.is_empty() {
+        if name.is_empty() && keyword == "ENV" {
             return Err(Diagnostic::error(
                 "blank-name",
                 key.span,

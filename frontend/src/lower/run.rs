@@ -207,11 +207,11 @@ fn only_heredoc(run: &Run) -> Option<&Heredoc> {
     }
 }
 
-/// The command as it stood in the file, for a shell that reads heredocs itself.
+/// The command as it stood in the file, for a shell that reads heredocs itself and takes tabs off itself.
 fn with_bodies(text: &str, heredocs: &[Heredoc]) -> String {
     let bodies = heredocs
         .iter()
-        .map(|heredoc| format!("\n{}{}", heredoc.data, heredoc.name.value));
+        .map(|heredoc| format!("\n{}{}", heredoc.written, heredoc.name.value));
     std::iter::once(text.to_owned()).chain(bodies).collect()
 }
 

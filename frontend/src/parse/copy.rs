@@ -115,6 +115,7 @@ fn last_bodies(statement: &Statement<'_>) -> Vec<Heredoc> {
     for heredoc in &mut heredocs {
         if let Some(last) = all().rfind(|other| other.name.value == heredoc.name.value) {
             heredoc.data.clone_from(&last.data);
+            heredoc.written.clone_from(&last.written);
             heredoc.data_span = last.data_span;
         }
     }

@@ -293,6 +293,7 @@ impl Parser<'_> {
                 name: opener.name.clone(),
                 opener: opener.piece.as_str().to_owned(),
                 data: body.data,
+                written: self.source.slice(body.span).to_owned(),
                 data_span: body.span,
                 expand: opener.expand,
                 chomp: opener.chomp,
@@ -327,8 +328,8 @@ impl Parser<'_> {
         };
         let mut text = verbatim.word();
         for heredoc in inner.as_ref().map_or(&[][..], Instruction::heredocs) {
-            let body = self.source.slice(heredoc.data_span);
-            text.value.push_str(&format!("\n{body}{}", heredoc.name.value));
+            text.value
+                .push_str(&format!("\n{}{}", heredoc.written, heredoc.name.value));
         }
         if let Err(error) = &inner {
             let message = format!("no build from this image can run this trigger: {}", error.message);

@@ -98,8 +98,9 @@ fn an_empty_array_is_nothing_to_run() {
     all_errors(
         &["FROM b⏎RUN []"],
         &expect![[r#"
-        2 `RUN []` error[nothing-to-run]: RUN has nothing to run: the array is empty
-    "#]],
+            2 `RUN []` error[nothing-to-run]: RUN has nothing to run: the array is empty
+              help: write `RUN ["program", "argument"]`
+        "#]],
     );
     setup().plan("FROM b\nRUN\n");
 }

@@ -475,32 +475,32 @@ A
         &setup(),
         text,
         &expect![[r##"
-        0 [1/5] FROM docker.io/library/busybox:latest@sha256:… @1-1
-            image docker.io/library/busybox:latest (1 layers) linux/amd64
-        1 [2/5] RUN <<E (echo one) @2-4
-            exec on 0 ["/bin/sh", "-c", "echo one\n"] in /
-        2 [3/5] RUN <<"E" (#!/bin/sh -e...) @5-8
-            exec on 1 ["/bin/sh", "-c", "/dev/pipes/E"] in / script=E:"#!/bin/sh -e\nfalse\n"
-        3 [4/5] RUN cat <<A <<-B | tr a-z A-Z @9-13
-            exec on 2 ["/bin/sh", "-c", "cat <<A <<-B | tr a-z A-Z\nx\nA\ny\nB"] in /
-        4 [5/5] RUN 3<<A (fd) @15-17
-            exec on 3 ["/bin/bash", "-c", "fd\n"] in /
-        target 4
-    "##]],
+            0 [1/5] FROM docker.io/library/busybox:latest@sha256:… @1-1
+                image docker.io/library/busybox:latest (1 layers) linux/amd64
+            1 [2/5] RUN <<E (echo one) @2-4
+                exec on 0 ["/bin/sh", "-c", "echo one\n"] in /
+            2 [3/5] RUN <<"E" (#!/bin/sh -e...) @5-8
+                exec on 1 ["/bin/sh", "-c", "/dev/pipes/E"] in / script=E:"#!/bin/sh -e\nfalse\n"
+            3 [4/5] RUN cat <<A <<-B | tr a-z A-Z @9-13
+                exec on 2 ["/bin/sh", "-c", "cat <<A <<-B | tr a-z A-Z\nx\nA\n\ty\nB"] in /
+            4 [5/5] RUN 3<<A (fd) @15-17
+                exec on 3 ["/bin/bash", "-c", "fd\n"] in /
+            target 4
+        "##]],
     );
     check_image(
         &setup(),
         text,
         &expect![[r#"
-        linux/amd64 author=""
-        {"Env":["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],"Cmd":["sh"],"Shell":["/bin/bash","-c"]}
-        base mkoci
-        L1 RUN /bin/sh -c echo one⏎ # buildkit
-        L2 RUN /bin/sh -c /dev/pipes/E # buildkit
-        L3 RUN /bin/sh -c cat <<A <<-B | tr a-z A-Z⏎x⏎A⏎y⏎B # buildkit
-        e SHELL [/bin/bash -c]
-        L4 RUN /bin/bash -c fd⏎ # buildkit
-    "#]],
+            linux/amd64 author=""
+            {"Env":["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],"Cmd":["sh"],"Shell":["/bin/bash","-c"]}
+            base mkoci
+            L1 RUN /bin/sh -c echo one⏎ # buildkit
+            L2 RUN /bin/sh -c /dev/pipes/E # buildkit
+            L3 RUN /bin/sh -c cat <<A <<-B | tr a-z A-Z⏎x⏎A⏎	y⏎B # buildkit
+            e SHELL [/bin/bash -c]
+            L4 RUN /bin/bash -c fd⏎ # buildkit
+        "#]],
     );
 }
 

@@ -51,7 +51,7 @@ fn is_rebuilt(kind: &Kind) -> bool {
 }
 
 fn body(heredoc: &Heredoc) -> String {
-    format!("\n{}{}", heredoc.data, heredoc.name.value)
+    format!("\n{}{}", heredoc.written, heredoc.name.value)
 }
 
 fn heredocs(kind: &Kind) -> &[Heredoc] {
