@@ -84,7 +84,7 @@ fn an_archive_behind_a_url_is_a_context_and_a_file_is_a_dockerfile() {
         &place,
         &["--build-arg=SOURCE_DATE_EPOCH=context", &web.url("/My.Dockerfile")],
     );
-    assert_eq!(epoch.config.history[0].created.as_deref(), Some("1994-11-06T08:49:37Z"));
+    assert_eq!(epoch.config.created.as_deref(), Some("1994-11-06T08:49:37Z"));
     // The Dockerfile from one place, the files from another.
     let both = image_of(&place, &["-f", &web.url("/My.Dockerfile"), &url]);
     assert_eq!(both.config.config.labels["from"], "url");

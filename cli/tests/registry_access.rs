@@ -1,5 +1,7 @@
 //! What a registry must show, and what it wants to see: certificates, tokens, credential helpers.
 
+#![expect(clippy::unwrap_used, reason = "all of this is part of tests")]
+
 use std::os::unix::fs::PermissionsExt;
 
 use testdata::certificate::Certificate;

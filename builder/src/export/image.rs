@@ -58,6 +58,9 @@ impl Document {
     }
 }
 
+/// The one member of a base's config beyond those of ours that says something of images built on it.
+const OS_FEATURES: &str = "os.features";
+
 /// The images that `outputs` make, in the order of the platforms.
 ///
 /// # Errors
@@ -107,7 +110,7 @@ fn assemble_one(
             other: BTreeMap::new(),
             ..template.config.clone()
         },
-        created: times.newest.map(Time::to_rfc3339).or(base.created),
+        created: times.newest.map(Time::to_rfc3339),
         history,
         os: template.platform.os.clone(),
         os_version: base.os_version,
@@ -116,7 +119,7 @@ fn assemble_one(
             ..RootFs::default()
         },
         variant: template.platform.variant.clone(),
-        other: BTreeMap::new(),
+        other: base.other.into_iter().filter(|(name, _)| name == OS_FEATURES).collect(),
     };
     let created_ms = times.newest.map_or(now_ms, Time::ms);
     let platform = template.platform.clone();
@@ -192,15 +195,19 @@ impl Times {
             let output = entry.layer.and_then(|id| outputs.get(&id));
             output.and_then(|output| output.created_ms).map(Time::of_ms)
         };
-        let of_base = base.created.as_deref().and_then(Time::parse);
+        // The base's own `created` says when somebody put its config together, not when the last thing in it was made.
+        let stated = base.history.iter().rev().find_map(|entry| entry.created.as_deref());
+        let of_base = stated.and_then(Time::parse);
         let mut last = history.iter().find_map(made).or(of_base);
         let mut entries = Vec::with_capacity(history.len());
         for entry in history {
             last = made(entry).or(last);
             entries.push(last.map(clamp).or(limit));
         }
-        let newest = last.filter(|_| !history.is_empty()).map(clamp);
-        Self { entries, newest }
+        Self {
+            entries,
+            newest: last.map(clamp).or(limit),
+        }
     }
 }
 
