@@ -12,6 +12,7 @@
 //! | several sources to a destination without a slash | an error | each file replaces the one before; we add a warning | `plan/copy_several_to_a_file` |
 //! | `--chown=joe` | the group has the number of the user | the user's own group by the image's files | `builder/tests/copy.rs` |
 //! | owners of `COPY --from` | 0:0 | those of the source | `builder/tests/copy.rs` |
+//! | ignore file of a context from git, a URL or stdin | is applied | is not; we add a warning | `cli/tests/contexts.rs` |
 //!
 //! # As others do, where the documentation is silent
 //!
@@ -35,6 +36,11 @@
 //! | `$-`, `$1`, `$$` | parameters of a shell that are always unset, so nothing | `testdata/tables/words.txt` |
 //! | `a**` in an ignore file | a plain prefix; `**a` a plain suffix; `**a*` neither | `testdata/tables/ignore.txt` |
 //! | `[!a]` in an ignore file | `!` is a member, `^` negates | `testdata/tables/ignore.txt` |
+//! | `!d` in an ignore file, below a pattern for something in `d` | takes nothing back: `d` itself was not excluded | `frontend/tests/ignore.rs::a_walk_does_not_bring_back_what_its_directory_never_lost` |
+//! | `ADD --chmod` of an archive that is unpacked | `--chown` applies to what the archive names, `--chmod` to nothing | `builder/tests/copy.rs::the_owner_of_the_instruction_applies_to_what_an_archive_names_and_its_mode_to_nothing` |
+//! | `--link` together with `--chmod` | an ordinary copy | `testdata/parity/targets.txt` |
+//! | a step changes only the time of a directory | no change, nothing in the layer | `builder/tests/layers.rs::a_directory_that_was_only_touched_is_no_change` |
+//! | a further context behind a URL | is one file called `context`; only the main context is unpacked | `cli/tests/contexts.rs::further_contexts_come_from_git_and_urls` |
 //!
 //! # Where we differ
 //!
@@ -44,12 +50,17 @@
 //! | a heredoc below a misspelt instruction | its lines are instructions | is read as the body it was meant to be | one mistake, one message | `err/unknown_heredoc` |
 //! | first mistake in a file | ends everything | all mistakes are told at once, up to the plan | fewer rounds | `err/every_line_at_once` |
 //! | a build argument that nothing declares | silence | one warning, with near names | a slip costs an hour | `messages/misspelt_build_argument` |
-//! | `--link` together with `--chmod` | the link is dropped | both hold: modes are set on the layer of its own | the layer was asked for | `plan/copy_link` |
 //! | a reference in `--from` that no registry has | the registry's answer | and the stage that may be meant | stages are misspelt more often | `frontend/tests/lower/errors.rs` |
 //! | frontends by `# syntax=` other than Docker's | are run | are refused, with the way out | we run no foreign frontends | `err/foreign_syntax` |
 //! | `$1` in the text of `${A//b/$1}` | may be taken for a group of an expression | is text, as far as it is still there after expansion | an accident of the implementation | `frontend/src/shell_pattern.rs` |
 //! | `${…}` more than 64 deep | any depth | is refused | a hostile file would end the process | `frontend/tests/tables.rs` |
 //! | trace variables of the builder in steps | are there | never | steps shall not depend on who watches | `plan/env_then_arg` |
+//! | times of files from git | of the checkout, unless `mtime=commit` | of the commit, unless `mtime=checkout` | one commit, one layer | `cli/tests/sources.rs::a_repository_is_added_as_its_files` |
+//! | `RUN --device` | in the labs channel of the syntax only | always there | there is one frontend | `cli/tests/privileges.rs::a_device_must_be_allowed_and_registered` |
+//! | devices that are described in YAML | are known | are left out; a message names the file | tools write JSON as well | `cli/tests/privileges.rs::a_device_must_be_allowed_and_registered` |
 //! | the exit code of a failed step | only in a message | in the message and in the events of the build | scripts want it | `cli/tests/failures.rs` |
+//!
+//! Results that differ in a case of `cargo xtask parity`, each with its reason: `testdata/parity/differences.table`. The cases beside
+//! it are built with the reference, too, where it is installed.
 //!
 //! A test without a folder of the repository is a file of `testdata/dockerfiles`, or of `testdata`.

@@ -1,4 +1,4 @@
-# Names of arguments are words too: quoted, or out of variables.
+# Names of arguments are taken as they are written, with quotes and dollars.
 FROM busybox
 ENV N=name
 ARG "A"=1 $N=2 ${N}_b
