@@ -68,10 +68,7 @@ pub(crate) fn stubbed(file: (&SourceFile, &Parsed), options: &LowerOptions, sele
         let attempt = attempt(file, options, &images, selection);
         match attempt.made {
             // Every answer names images that are still missing, so this ends.
-            Some(Made::Need(requests)) => images.extend(requests.into_iter().map(|request| {
-                let facts = stub::image(&request.platform);
-                ((request.reference, request.platform), facts)
-            })),
+            Some(Made::Need(requests)) => images.extend(stub::answers(requests)),
             _ => return attempt,
         }
     }

@@ -9,7 +9,7 @@ use crate::args::DEFAULT_PATH;
 use crate::diagnostic::Diagnostic;
 use crate::lower::{Images, LowerOptions, lower};
 use crate::parse::Parsed;
-use crate::plan::{ImageFacts, Lowered, Plan};
+use crate::plan::{ImageFacts, ImageRequest, Lowered, Plan};
 use crate::source::SourceFile;
 
 /// What stands in for an image that nobody asked a registry for: one layer that changes nothing, a search path, `/` as
@@ -38,6 +38,14 @@ pub fn image(platform: &Platform) -> ImageFacts {
     }
 }
 
+/// [`image`] for every image that is asked for.
+pub(crate) fn answers(requests: Vec<ImageRequest>) -> impl Iterator<Item = ((String, Platform), ImageFacts)> {
+    requests.into_iter().map(|request| {
+        let facts = image(&request.platform);
+        ((request.reference, request.platform), facts)
+    })
+}
+
 /// [`lower`] with [`image`] for every image that it asks for.
 ///
 /// # Errors
@@ -52,10 +60,7 @@ pub fn lower_stubbed(
     loop {
         match lower(source, parsed, options, &images)? {
             Lowered::Done(plan) => return Ok(plan),
-            Lowered::Need(requests) => images.extend(requests.into_iter().map(|request| {
-                let facts = image(&request.platform);
-                ((request.reference, request.platform), facts)
-            })),
+            Lowered::Need(requests) => images.extend(answers(requests)),
         }
     }
 }

@@ -4,11 +4,8 @@ use std::fmt::Write as _;
 
 use expect_test::expect_file;
 use frontend::diagnostic::{Diagnostic, Severity};
-use frontend::lower::Images;
 use frontend::source::{SourceFile, Span};
-use frontend::{ImageFacts, LowerOptions, Lowered};
-use proto::digest::Digest;
-use proto::oci::ImageConfig;
+use frontend::LowerOptions;
 use proto::platform::Platform;
 use testdata::dockerfiles::{Case, cases, folder};
 
@@ -46,19 +43,9 @@ fn diagnostics(case: &Case) -> Vec<Diagnostic> {
             other => panic!("`{other}` is no option of these files"),
         }
     }
-    let mut images = Images::new();
-    loop {
-        match frontend::lower(&source, &parsed, &options, &images) {
-            Ok(Lowered::Done(plan)) => return plan.diagnostics,
-            Err(diagnostics) => return diagnostics,
-            Ok(Lowered::Need(requests)) => images.extend(requests.into_iter().map(|request| {
-                let facts = ImageFacts {
-                    manifest: Digest::of(request.reference.as_bytes()),
-                    config: ImageConfig::default(),
-                };
-                ((request.reference, request.platform), facts)
-            })),
-        }
+    match frontend::stub::lower_stubbed(&source, &parsed, &options) {
+        Ok(plan) => plan.diagnostics,
+        Err(diagnostics) => diagnostics,
     }
 }
 
