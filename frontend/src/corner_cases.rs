@@ -49,6 +49,7 @@
 //! | frontends by `# syntax=` other than Docker's | are run | are refused, with the way out | we run no foreign frontends | `err/foreign_syntax` |
 //! | `$1` in the text of `${A//b/$1}` | may be taken for a group of an expression | is text, as far as it is still there after expansion | an accident of the implementation | `frontend/src/shell_pattern.rs` |
 //! | `${…}` more than 64 deep | any depth | is refused | a hostile file would end the process | `frontend/tests/tables.rs` |
+//! | a word whose variables bring in more than 1 MiB, a file in which they come to more than 64 MiB | any size | are refused | `ENV A=$A$A` thirty times is gigabytes | `frontend/tests/lower/limits.rs` |
 //! | trace variables of the builder in steps | are there | never | steps shall not depend on who watches | `plan/env_then_arg` |
 //! | the exit code of a failed step | only in a message | in the message and in the events of the build | scripts want it | `cli/tests/failures.rs` |
 //!
