@@ -6,6 +6,7 @@ use proto::platform::Platform;
 
 use crate::instruction::{Arg, Instruction, Kind};
 use crate::lower::LowerOptions;
+use crate::lower::expand::Budget;
 
 /// Search path of images that set none.
 pub(crate) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -59,6 +60,14 @@ impl Scope {
         self.variables.iter().filter(visible).cloned().collect()
     }
 
+    /// Bytes of all names and values.
+    pub(crate) fn size_bytes(&self) -> usize {
+        self.variables
+            .iter()
+            .map(|(name, value)| name.len() + value.len())
+            .sum()
+    }
+
     /// What history shows before a command: `|2 A=1 B= `, or nothing.
     pub(crate) fn history_prefix(&self) -> String {
         let shown = self
@@ -106,6 +115,8 @@ pub(crate) struct Globals {
     pub(crate) values: BTreeMap<String, String>,
     /// Names that were declared and got no value.
     pub(crate) declared: BTreeSet<String>,
+    /// For all words that see them.
+    pub(crate) budget: Budget,
 }
 
 impl Globals {
@@ -126,6 +137,7 @@ impl Globals {
         Self {
             values,
             declared: BTreeSet::new(),
+            budget: Budget::default(),
         }
     }
 }

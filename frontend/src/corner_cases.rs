@@ -54,6 +54,7 @@
 //! | frontends by `# syntax=` other than Docker's | are run | are refused, with the way out | we run no foreign frontends | `err/foreign_syntax` |
 //! | `$1` in the text of `${A//b/$1}` | may be taken for a group of an expression | is text, as far as it is still there after expansion | an accident of the implementation | `frontend/src/shell_pattern.rs` |
 //! | `${…}` more than 64 deep | any depth | is refused | a hostile file would end the process | `frontend/tests/tables.rs` |
+//! | a word whose variables bring in more than 1 MiB, a file in which they come to more than 64 MiB | any size | are refused | `ENV A=$A$A` thirty times is gigabytes | `frontend/tests/lower/limits.rs` |
 //! | trace variables of the builder in steps | are there | never | steps shall not depend on who watches | `plan/env_then_arg` |
 //! | times of files from git | of the checkout, unless `mtime=commit` | of the commit, unless `mtime=checkout` | one commit, one layer | `cli/tests/sources.rs::a_repository_is_added_as_its_files` |
 //! | `RUN --device` | in the labs channel of the syntax only | always there | there is one frontend | `cli/tests/privileges.rs::a_device_must_be_allowed_and_registered` |

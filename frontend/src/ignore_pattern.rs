@@ -83,6 +83,8 @@ impl Compiled {
             });
             rest = &rest[used..];
         }
+        // Several in a row say no more than one, and each would be gone through for each that was reached.
+        tokens.dedup_by(|next, before| matches!((before, next), (Token::Directories, Token::Directories)));
         Ok(Self { tokens })
     }
 
@@ -196,6 +198,16 @@ mod tests {
             assert!(Pairs::of(text).have(compiled.pairs()), "{pattern}");
         }
         assert!(!Pairs::of("src/main.rs").have(Compiled::parse("**/*.tmp").unwrap().pairs()));
+    }
+
+    #[test]
+    fn directories_in_a_row_are_one() {
+        // Else each slash of a text would go through all of them for each of them.
+        let compiled = Compiled::parse(&("**/".repeat(2000) + "*x")).unwrap();
+        assert_eq!(compiled.tokens.len(), 3);
+        for (text, expected) in [("ax", true), ("a/b/cx", true), ("x/a", false)] {
+            assert_eq!(compiled.matches(text), expected, "{text}");
+        }
     }
 
     #[test]

@@ -2,7 +2,11 @@
 //!
 //! They become regular expressions, whose engine is linear in the value: a pattern with many stars costs no more than its size.
 
-use regex::{NoExpand, Regex};
+use regex::{Regex, RegexBuilder};
+
+/// How large a compiled pattern may be: enough for thousands of characters. A file can make one pattern for every few bytes that
+/// it has, and each takes time in proportion.
+const MAX_COMPILED_BYTES: usize = 1 << 20;
 
 /// Why a pattern means nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -43,11 +47,28 @@ pub(crate) fn strip_suffix(value: &str, pattern: &str, longest: bool) -> Result<
     Ok(value[..value.len() - taken].to_owned())
 }
 
-/// Puts `text`, as it is, in the place of the first or of every longest match.
-pub(crate) fn replace(value: &str, pattern: &str, text: &str, all: bool) -> Result<String, InvalidPattern> {
+/// Puts `text`, as it is, in the place of the first or of every longest match; nothing if that comes to more than `most` bytes.
+pub(crate) fn replace(
+    value: &str,
+    pattern: &str,
+    text: &str,
+    all: bool,
+    most: usize,
+) -> Result<Option<String>, InvalidPattern> {
     let regex = compile(&tokens(pattern)?, true, "")?;
-    let limit = usize::from(!all);
-    Ok(regex.replacen(value, limit, NoExpand(text)).into_owned())
+    let count = if all { usize::MAX } else { 1 };
+    let mut replaced = String::new();
+    let mut kept = 0;
+    for found in regex.find_iter(value).take(count) {
+        replaced.push_str(&value[kept..found.start()]);
+        replaced.push_str(text);
+        kept = found.end();
+        if replaced.len() > most {
+            return Ok(None);
+        }
+    }
+    replaced.push_str(&value[kept..]);
+    Ok((replaced.len() <= most).then_some(replaced))
 }
 
 fn tokens(pattern: &str) -> Result<Vec<Token>, InvalidPattern> {
@@ -79,7 +100,9 @@ fn compile(tokens: &[Token], longest: bool, anchor: &str) -> Result<Regex, Inval
         }
     }
     // Every other token is escaped, so a size limit is all that can be wrong.
-    Regex::new(&source).map_err(|_| InvalidPattern::TooLarge)
+    let mut builder = RegexBuilder::new(&source);
+    let regex = builder.size_limit(MAX_COMPILED_BYTES).build();
+    regex.map_err(|_| InvalidPattern::TooLarge)
 }
 
 #[cfg(test)]
@@ -95,11 +118,11 @@ mod tests {
 
     #[test]
     fn a_star_does_not_cross_a_newline() {
-        assert_eq!(replace("ab\ncd", "*", "x", false).unwrap(), "x\ncd");
+        assert_eq!(replace("ab\ncd", "*", "x", false, 99).unwrap().unwrap(), "x\ncd");
     }
 
     #[test]
     fn a_dollar_in_the_replacement_is_text() {
-        assert_eq!(replace("ab", "?", "$0", true).unwrap(), "$0$0");
+        assert_eq!(replace("ab", "?", "$0", true, 99).unwrap().unwrap(), "$0$0");
     }
 }

@@ -157,6 +157,24 @@ fn deep_nesting_is_refused_and_does_not_overflow() {
     assert_eq!(error.reason, ExpandReason::NestedTooDeep);
 }
 
+#[test]
+fn a_word_brings_in_a_limited_amount() {
+    let long = "x".repeat(100_000);
+    let lookup = |name: &str| (name == "A").then(|| long.clone());
+    let expand = |word: &str| Expander::new('\\').expand(word, &lookup);
+    assert_eq!(expand(&"$A".repeat(10)).unwrap().text.len(), 1_000_000);
+    // Not only what comes out counts: this would be a terabyte on the way, work of hours, or both.
+    for word in [
+        "$A".repeat(11),
+        "${A//?/$A}".into(),
+        "${U:+$A}".repeat(11),
+        "${A%%*$A*y}".into(),
+    ] {
+        assert_eq!(expand(&word).unwrap_err().reason, ExpandReason::TooLong, "{word}");
+    }
+    assert_eq!(expand("${A%%x*}").unwrap().text, "");
+}
+
 proptest! {
     #[test]
     fn any_word_expands_or_fails(word in r#"[a-c${}:/#%?*'"\\ \n+-]{0,24}|\PC{0,16}"#) {

@@ -1,5 +1,5 @@
-//! Runs functions on damaged inputs until time is up. Without coverage, so it finds less than `cargo fuzz` in the same time; but it
-//! runs on any toolchain, and every find is a file that can be run again.
+//! Runs functions on damaged inputs until time is up. Without coverage, so it finds less than libFuzzer in the same time; but it
+//! needs no C++ compiler, and every find is a file that can be run again. For libFuzzer, [`Target::write_seeds`] says where to start.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -8,6 +8,12 @@ use std::time::{Duration, Instant};
 
 /// Longest input; longer ones find the same, later.
 const MAX_BYTES: usize = 8192;
+/// More time than this for one input is a find: somebody else's file must not keep a server busy.
+const MAX_TIME: Duration = Duration::from_secs(1);
+/// As much stack as the threads have that read foreign bytes in a server.
+const STACK_BYTES: usize = 2 << 20;
+/// Names the folder for [`Target::write_seeds`].
+pub const SEEDS_VARIABLE: &str = "RBUILD_FUZZ_SEEDS";
 
 /// Something that must not panic.
 #[derive(Debug, Clone, Copy)]
@@ -20,6 +26,34 @@ pub struct Target {
     pub seeds: fn() -> Vec<Vec<u8>>,
     /// What means something in an input.
     pub words: &'static [&'static str],
+}
+
+impl Target {
+    /// Writes the seeds into the folder that [`SEEDS_VARIABLE`] names, and beside it `words.dict`, as libFuzzer wants them. Without
+    /// that variable there is nothing to do.
+    ///
+    /// # Panics
+    /// If a file cannot be written.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "libFuzzer has no other way to hand something on"
+    )]
+    pub fn write_seeds(&self) {
+        let Some(folder) = std::env::var_os(SEEDS_VARIABLE).map(PathBuf::from) else {
+            return;
+        };
+        std::fs::create_dir_all(&folder).expect("the folder of seeds can be made");
+        for (at, seed) in (self.seeds)().iter().enumerate() {
+            std::fs::write(folder.join(format!("seed-{at:04}")), seed).expect("a seed can be written");
+        }
+        let words: String = self.words.iter().map(|word| dictionary_line(word)).collect();
+        std::fs::write(folder.with_file_name("words.dict"), words).expect("the dictionary can be written");
+    }
+}
+
+fn dictionary_line(word: &str) -> String {
+    let escaped: String = word.bytes().map(|byte| format!("\\x{byte:02x}")).collect();
+    format!("\"{escaped}\"\n")
 }
 
 /// Does what the arguments say: `NAME --minutes N --seed N`, or `NAME FILE` to run one input again.
@@ -42,14 +76,16 @@ pub fn main(targets: &[Target], arguments: &[String]) -> ExitCode {
         let value = at.and_then(|at| arguments.get(at + 1));
         value.map_or(default, |value| value.parse().expect("a number"))
     };
-    search(
-        target,
-        Duration::from_secs(60 * number("--minutes", 1)),
-        number("--seed", 1),
-    )
+    let (minutes, seed) = (number("--minutes", 1), number("--seed", 1));
+    let target = *target;
+    let search = move || search(&target, Duration::from_secs(60 * minutes), seed);
+    let thread = std::thread::Builder::new().stack_size(STACK_BYTES).spawn(search);
+    let thread = thread.expect("a thread can be started");
+    thread.join().expect("panics of the target are caught in it")
 }
 
-/// Tries inputs until one panics or `duration` is over.
+/// Tries inputs until one panics or takes too long, or `duration` is over. The input at hand is always in a file, for what ends
+/// the process or never ends.
 fn search(target: &Target, duration: Duration, seed: u64) -> ExitCode {
     let mut mutator = Mutator {
         random: Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
@@ -58,26 +94,36 @@ fn search(target: &Target, duration: Duration, seed: u64) -> ExitCode {
     };
     let started = Instant::now();
     let mut runs = 0_u64;
+    let file = PathBuf::from(format!("fuzz-{}-{seed}", target.name));
     while started.elapsed() < duration {
         let input = mutator.next();
-        if catch_unwind(AssertUnwindSafe(|| (target.run)(&input))).is_err() {
-            let file = PathBuf::from(format!("fuzz-{}-{seed}-{runs}", target.name));
-            std::fs::write(&file, &input).expect("the find can be kept");
+        std::fs::write(&file, &input).expect("the input can be kept");
+        if let Some(problem) = problem(target, &input) {
+            let file = file.display();
             say(&format!(
-                "{}: panics after {runs} runs; the input is {}",
-                target.name,
-                file.display()
+                "{}: {problem} after {runs} runs; the input is {file}",
+                target.name
             ));
             return ExitCode::FAILURE;
         }
         runs += 1;
     }
+    std::fs::remove_file(&file).expect("what was written can be removed");
     say(&format!(
         "{}: nothing in {runs} runs, {} s",
         target.name,
         duration.as_secs()
     ));
     ExitCode::SUCCESS
+}
+
+/// What is wrong with how the target takes `input`.
+fn problem(target: &Target, input: &[u8]) -> Option<&'static str> {
+    let started = Instant::now();
+    if catch_unwind(AssertUnwindSafe(|| (target.run)(input))).is_err() {
+        return Some("panics");
+    }
+    (started.elapsed() > MAX_TIME).then_some("takes more than a second")
 }
 
 #[expect(clippy::print_stdout, reason = "a program for developers reports to their terminal")]
@@ -189,6 +235,28 @@ mod tests {
             input.windows(3).any(|part| part == b"bad")
         });
         assert!(found.is_some());
+    }
+
+    #[test]
+    fn panics_and_long_runs_are_problems() {
+        let target = |run| Target {
+            name: "test",
+            run,
+            seeds: Vec::new,
+            words: &[],
+        };
+        assert_eq!(problem(&target(|_| {}), b"x"), None);
+        assert_eq!(problem(&target(|_| panic!("on purpose")), b"x"), Some("panics"));
+        let busy = |_: &[u8]| {
+            let started = Instant::now();
+            while started.elapsed() <= MAX_TIME {}
+        };
+        assert_eq!(problem(&target(busy), b"x"), Some("takes more than a second"));
+    }
+
+    #[test]
+    fn words_of_a_dictionary_are_bytes() {
+        assert_eq!(dictionary_line("\"é"), "\"\\x22\\xc3\\xa9\"\n");
     }
 
     #[test]

@@ -39,16 +39,7 @@ enum Chore {
         names: Vec<String>,
     },
     /// Runs a reader of foreign bytes on damaged inputs until time is up: parse, expand, ignore, layer, records.
-    Fuzz {
-        /// Which one.
-        target: String,
-        /// How long.
-        #[arg(long, default_value_t = 1)]
-        minutes: u64,
-        /// Other numbers try other inputs.
-        #[arg(long, default_value_t = 1)]
-        seed: u64,
-    },
+    Fuzz(fuzz::Options),
     /// Builds the cases of `testdata/parity` here and with BuildKit, and compares configs and trees.
     Parity(parity::Options),
 }
@@ -60,7 +51,7 @@ fn main() -> anyhow::Result<()> {
         Chore::Base { debian } => base::run(debian),
         Chore::Apps { names } => apps::run(&names),
         Chore::Bench { rounds, names } => bench::run(rounds, &names),
-        Chore::Fuzz { target, minutes, seed } => fuzz::run(&target, minutes, seed),
+        Chore::Fuzz(options) => fuzz::run(&options),
         Chore::Parity(options) => parity::run(&options),
     }
 }

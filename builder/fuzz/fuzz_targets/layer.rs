@@ -1,4 +1,7 @@
-//! `cargo fuzz run --features libfuzzer layer`
+//! Under libFuzzer: `cargo xtask fuzz layer`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| rbuild_builder_fuzz::layer(input));
+libfuzzer_sys::fuzz_target!(
+    init: rbuild_builder_fuzz::write_seeds("layer"),
+    |input: &[u8]| rbuild_builder_fuzz::layer(input)
+);

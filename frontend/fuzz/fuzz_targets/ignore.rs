@@ -1,4 +1,7 @@
-//! `cargo fuzz run --features libfuzzer ignore`
+//! Under libFuzzer: `cargo xtask fuzz ignore`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| rbuild_frontend_fuzz::ignore(input));
+libfuzzer_sys::fuzz_target!(
+    init: rbuild_frontend_fuzz::write_seeds("ignore"),
+    |input: &[u8]| rbuild_frontend_fuzz::ignore(input)
+);

@@ -82,7 +82,7 @@ impl Lowering<'_> {
         };
         let action = FileAction::MakeDir(MakeDirAction { path, owner });
         let root = state.root;
-        let text = format!("{prefix}{}", self.step_text(state, instruction, &[]));
+        let text = format!("{prefix}{}", self.step_text(state, instruction, &[])?);
         let vertex = self.step(state, instruction, &text, Op::File(FileOp { root, action }));
         state.root = Some(vertex);
         state.record(created_by, Some(vertex));
@@ -137,7 +137,8 @@ impl Lowering<'_> {
     fn expose(&mut self, state: &mut StageState, written: &[Word]) -> Result<(), Diagnostic> {
         let mut texts = Vec::new();
         for word in written {
-            let expanded = Words::stage((self.input.source, self.input.escape), &state.scope).expand_words(word)?;
+            let words = Words::stage((self.input.source, self.input.escape), &state.scope, &self.budget);
+            let expanded = words.expand_words(word)?;
             texts.extend(expanded.into_iter().map(|text| (text, word.span)));
         }
         // Other builders sort the words before they are expanded to ports; history shows that order.
@@ -159,7 +160,9 @@ impl Lowering<'_> {
                     "write `{container}`; ports of the host are chosen when a container is run"
                 )));
             }
-            ports.extend(parsed.single());
+            let single: Vec<String> = parsed.single().collect();
+            self.budget.spend(single.len() * size_of::<String>(), span)?;
+            ports.extend(single);
         }
         state.record(format!("EXPOSE {}", gofmt::list(&ports)), None);
         state

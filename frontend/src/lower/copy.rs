@@ -43,7 +43,7 @@ impl Lowering<'_> {
             self.report(overwriting(copy));
         }
         let created_by = remote::without_logins(history(add, copy, &expanded), &expanded.sources);
-        let text = format!("{prefix}{}", self.step_text(state, instruction, &[]));
+        let text = format!("{prefix}{}", self.step_text(state, instruction, &[])?);
         let text = remote::without_logins(text, &expanded.sources);
         let action = CopyAction {
             dest: path::join(state.cwd(), &expanded.dest),

@@ -1,6 +1,6 @@
 //! Expansion of words with the variables of a scope: the one place where lowering meets the word language.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 
 use crate::args::{Globals, Scope};
@@ -8,8 +8,12 @@ use crate::diagnostic::Diagnostic;
 use crate::instruction::{Heredoc, Word};
 use crate::source::{SourceFile, Span};
 use crate::suggest;
-use crate::words;
 use crate::words::{Escapes, ExpandError, Expander, Quotes, Unset};
+
+/// How much one file may make of its variables, in bytes: words, environments of steps, history, and the work on patterns. Each
+/// instruction can repeat all that those before it left, so without a limit a file of some kilobytes becomes a plan of many
+/// gigabytes.
+const MAX_EXPANDED_BYTES: usize = 64 << 20;
 
 /// Expands words and keeps the names that had no value.
 #[derive(Debug)]
@@ -18,6 +22,36 @@ pub(crate) struct Words<'a> {
     escape: char,
     variables: Variables<'a>,
     warnings: RefCell<Vec<Diagnostic>>,
+    budget: &'a Budget,
+}
+
+/// What is left of [`MAX_EXPANDED_BYTES`]; nothing once more was asked for.
+#[derive(Debug, Clone)]
+pub(crate) struct Budget(Cell<Option<usize>>);
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self(Cell::new(Some(MAX_EXPANDED_BYTES)))
+    }
+}
+
+impl Budget {
+    /// Whether it was not enough: there is an error then, and what follows is never used.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.0.get().is_none()
+    }
+
+    /// Takes what the text at `span` comes to.
+    ///
+    /// # Errors
+    /// If it is more than there is, and ever after.
+    pub(crate) fn spend(&self, bytes: usize, span: Span) -> Result<(), Diagnostic> {
+        self.0.set(self.0.get().and_then(|left| left.checked_sub(bytes)));
+        match self.is_refused() {
+            true => Err(too_large(span)),
+            false => Ok(()),
+        }
+    }
 }
 
 /// An expansion and the names in it.
@@ -41,39 +75,34 @@ enum Variables<'a> {
 impl<'a> Words<'a> {
     /// Words of a `FROM` line or a global `ARG`.
     pub(crate) fn global(file: (&'a SourceFile, char), globals: &'a Globals) -> Self {
-        Self::new(file, Variables::Globals(globals))
+        Self::new(file, Variables::Globals(globals), &globals.budget)
     }
 
     /// Words of an instruction in a stage.
-    pub(crate) fn stage(file: (&'a SourceFile, char), scope: &'a Scope) -> Self {
-        Self::new(file, Variables::Stage(scope))
+    pub(crate) fn stage(file: (&'a SourceFile, char), scope: &'a Scope, budget: &'a Budget) -> Self {
+        Self::new(file, Variables::Stage(scope), budget)
     }
 
-    fn new((source, escape): (&'a SourceFile, char), variables: Variables<'a>) -> Self {
+    fn new((source, escape): (&'a SourceFile, char), variables: Variables<'a>, budget: &'a Budget) -> Self {
         Self {
             source,
             escape,
             variables,
             warnings: RefCell::new(Vec::new()),
+            budget,
         }
     }
 
     /// One word → one word.
     pub(crate) fn expand(&self, word: &Word) -> Result<String, Diagnostic> {
-        let value = |name: &str| self.value(name);
-        let expanded = Expander::new(self.escape).expand(&word.value, &value);
-        let expanded = expanded.map_err(|error| failed(word, &error))?;
-        self.warn(word, &expanded.unset);
-        Ok(expanded.text)
+        let (text, _) = self.run(Expander::new(self.escape), &word.value, word)?;
+        Ok(text)
     }
 
     /// One word → words: blanks that a variable brought in split it.
     pub(crate) fn expand_words(&self, word: &Word) -> Result<Vec<String>, Diagnostic> {
-        let value = |name: &str| self.value(name);
-        let expanded = Expander::new(self.escape).expand_words(&word.value, &value);
-        let expanded = expanded.map_err(|error| failed(word, &error))?;
-        self.warn(word, &expanded.unset);
-        Ok(expanded.words)
+        let (_, words) = self.run(Expander::new(self.escape), &word.value, word)?;
+        Ok(words)
     }
 
     /// The body of a heredoc.
@@ -81,14 +110,12 @@ impl<'a> Words<'a> {
         if !heredoc.expand {
             return Ok(heredoc.data.clone());
         }
-        let value = |name: &str| self.value(name);
         let place = Word {
             value: heredoc.name.value.clone(),
             span: heredoc.data_span,
         };
-        let expanded = words::expand_heredoc(&heredoc.data, &value).map_err(|error| failed(&place, &error))?;
-        self.warn(&place, &expanded.unset);
-        Ok(expanded.text)
+        let (text, _) = self.run(Expander::heredoc(), &heredoc.data, &place)?;
+        Ok(text)
     }
 
     /// What an expansion looks up, without a warning; nothing if the word cannot be expanded.
@@ -101,11 +128,16 @@ impl<'a> Words<'a> {
             }
             value
         };
+        if self.budget.is_refused() {
+            return None;
+        }
+        let (expanded, cost) = Expander::new(self.escape).measured(&word.value, &value);
         // The caller asks what is there; what is wrong is told where the word is needed.
-        let expanded = Expander::new(self.escape).expand(&word.value, &value).ok()?;
+        self.budget.spend(cost, word.span).ok()?;
+        let (text, _, unset) = expanded.ok()?;
         Some(Lookups {
-            text: expanded.text,
-            unset: expanded.unset,
+            text,
+            unset,
             set: seen.into_inner(),
         })
     }
@@ -113,6 +145,19 @@ impl<'a> Words<'a> {
     /// Takes the warnings about names without a value.
     pub(crate) fn into_warnings(self) -> Vec<Diagnostic> {
         self.warnings.into_inner()
+    }
+
+    /// Expands a text that stands at `place`, as one word and as many.
+    fn run(&self, rules: Expander, text: &str, place: &Word) -> Result<(String, Vec<String>), Diagnostic> {
+        if self.budget.is_refused() {
+            return Err(too_large(place.span));
+        }
+        let value = |name: &str| self.value(name);
+        let (expanded, cost) = rules.measured(text, &value);
+        self.budget.spend(cost, place.span)?;
+        let (text, words, unset) = expanded.map_err(|error| failed(place, &error))?;
+        self.warn(place, &unset);
+        Ok((text, words))
     }
 
     fn value(&self, name: &str) -> Option<String> {
@@ -179,12 +224,18 @@ fn find_variable(text: &str, name: &str) -> Option<(usize, usize)> {
     })
 }
 
+fn too_large(span: Span) -> Diagnostic {
+    let limit = MAX_EXPANDED_BYTES >> 20;
+    let message = format!("variables make more than {limit} MiB of this file");
+    Diagnostic::error("expanded-too-large", span, message).note("what steps and history repeat counts each time")
+}
+
 fn failed(word: &Word, error: &ExpandError) -> Diagnostic {
     Diagnostic::error("invalid-substitution", word.span, error.to_string())
 }
 
-/// Text of a step for people: variables that have a value are replaced, everything else stays as written.
-pub(crate) fn display(text: &str, escape: char, scope: &Scope, masked: &[&str]) -> String {
+/// Text of a step for people: variables that have a value are replaced, everything else stays as written. Second, what it cost.
+pub(crate) fn display(text: &str, escape: char, scope: &Scope, masked: &[&str]) -> (String, usize) {
     let value = |name: &str| match scope.value(name) {
         Some(_) if masked.contains(&name) => Some("****".to_owned()),
         value => value.map(str::to_owned),
@@ -195,10 +246,9 @@ pub(crate) fn display(text: &str, escape: char, scope: &Scope, masked: &[&str]) 
         escapes: Escapes::Keep,
         unset: Unset::Keep,
     };
+    let (expanded, cost) = expander.measured(text, &value);
     // The text of a `RUN` belongs to the shell: what is no word of ours is shown as it stands.
-    expander
-        .expand(text, &value)
-        .map_or_else(|_| text.to_owned(), |expanded| expanded.text)
+    (expanded.map_or_else(|_| text.to_owned(), |(text, _, _)| text), cost)
 }
 
 #[cfg(test)]
@@ -223,7 +273,7 @@ mod tests {
             ("don't $A", "don't $A"),
             ("use $TOKEN é${A}é", "use **** éoneé"),
         ] {
-            assert_eq!(display(text, '\\', &scope, &["TOKEN"]), expected, "{text}");
+            assert_eq!(display(text, '\\', &scope, &["TOKEN"]).0, expected, "{text}");
         }
     }
 }

@@ -49,10 +49,12 @@ impl Lowering<'_> {
         let mounts = self.mounts(state, instruction, run)?;
         let started = start(state, run);
         let secrets: Vec<&str> = mounts.iter().filter_map(|mount| secret_variable(&mount.kind)).collect();
-        let mut text = format!("{prefix}{}", self.step_text(state, instruction, &secrets));
+        let mut text = format!("{prefix}{}", self.step_text(state, instruction, &secrets)?);
         if let Some(heredoc) = only_heredoc(run) {
             text = format!("{text} ({})", summary(&heredoc.data));
         }
+        self.budget
+            .spend(state.scope.size_bytes() + state.cwd().len(), instruction.span)?;
         let created_by = format!(
             "RUN {}{} # buildkit",
             state.scope.history_prefix(),

@@ -12,7 +12,7 @@ use proto::platform::Platform;
 
 use super::Input;
 use super::checks::{DeclaredArg, Latest};
-use super::expand::{Words, display};
+use super::expand::{Budget, Words, display};
 use super::reach::{Base, Origin, Reach, relocate};
 use crate::args::{DEFAULT_PATH, Scope};
 use crate::diagnostic::{Diagnostic, Severity};
@@ -43,6 +43,7 @@ pub(crate) struct Lowering<'a> {
     /// What the stages declare, for descriptions.
     pub(crate) declared: Vec<DeclaredArg>,
     diagnostics: Vec<Diagnostic>,
+    pub(crate) budget: Budget,
 }
 
 /// A stage at one moment.
@@ -79,6 +80,7 @@ impl<'a> Lowering<'a> {
             states: BTreeMap::new(),
             declared: Vec::new(),
             diagnostics: Vec::new(),
+            budget: Budget::default(),
         }
     }
 
@@ -152,14 +154,20 @@ impl<'a> Lowering<'a> {
         match &base.origin {
             Origin::Empty => state.config.working_dir = "/".to_owned(),
             Origin::Stage(parent) => {
-                let parent = self.states[parent].clone();
-                state = StageState {
-                    index,
-                    cmd_here: false,
-                    latest: Latest::default(),
-                    step: (0, total),
-                    ..parent
-                };
+                let size = self.states[parent].size_bytes();
+                let told = self.budget.is_refused();
+                let spent = self.budget.spend(size, self.input.stages.list[index].instruction.span);
+                if let Err(error) = spent {
+                    self.diagnostics.extend(Some(error).filter(|_| !told));
+                } else {
+                    state = StageState {
+                        index,
+                        cmd_here: false,
+                        latest: Latest::default(),
+                        step: (0, total),
+                        ..self.states[parent].clone()
+                    };
+                }
             }
             Origin::Image(request, _) => {
                 if let Some(facts) = self
@@ -239,7 +247,11 @@ impl<'a> Lowering<'a> {
     }
 
     fn lower_instruction(&mut self, state: &mut StageState, instruction: &Instruction, prefix: &str) {
+        if self.budget.is_refused() {
+            return;
+        }
         self.check_instruction(state, instruction);
+        let recorded = state.history.len();
         let lowered = match &instruction.kind {
             Kind::Run(run) => self.run(state, instruction, run, prefix),
             Kind::Copy(copy) | Kind::Add(copy) => self.copy(state, instruction, copy, prefix),
@@ -248,7 +260,11 @@ impl<'a> Lowering<'a> {
             Kind::From(_) => Ok(()),
             _ => self.configure(state, instruction),
         };
-        if let Err(error) = lowered {
+        let recorded = state.history[recorded..]
+            .iter()
+            .map(|entry| entry.created_by.len())
+            .sum();
+        if let Err(error) = lowered.and_then(|()| self.budget.spend(recorded, instruction.span)) {
             self.report(error);
         }
     }
@@ -264,9 +280,10 @@ impl<'a> Lowering<'a> {
         scope: &Scope,
         read: impl FnOnce(&Words<'_>) -> Result<T, Diagnostic>,
     ) -> Result<T, Diagnostic> {
-        let words = Words::stage((self.input.source, self.input.escape), scope);
+        let words = Words::stage((self.input.source, self.input.escape), scope, &self.budget);
         let result = read(&words);
-        self.diagnostics.extend(words.into_warnings());
+        let warnings = words.into_warnings();
+        self.diagnostics.extend(warnings);
         result
     }
 
@@ -284,10 +301,19 @@ impl<'a> Lowering<'a> {
     }
 
     /// Text of an instruction in a step's name.
-    pub(crate) fn step_text(&self, state: &StageState, instruction: &Instruction, masked: &[&str]) -> String {
+    ///
+    /// # Errors
+    /// If the file has no budget left for it.
+    pub(crate) fn step_text(
+        &self,
+        state: &StageState,
+        instruction: &Instruction,
+        masked: &[&str],
+    ) -> Result<String, Diagnostic> {
         let keyword = instruction.keyword.value.to_ascii_uppercase();
-        let text = display(&instruction.text, self.input.escape, &state.scope, masked);
-        format!("{keyword} {text}").trim_end().to_owned()
+        let (text, cost) = display(&instruction.text, self.input.escape, &state.scope, masked);
+        self.budget.spend(cost, instruction.span)?;
+        Ok(format!("{keyword} {text}").trim_end().to_owned())
     }
 
     fn intern(&mut self, vertex: Vertex) -> VertexId {
@@ -435,6 +461,12 @@ impl StageState {
             "" => "/",
             path => path,
         }
+    }
+
+    /// Roughly what a copy of this costs.
+    fn size_bytes(&self) -> usize {
+        let history: usize = self.history.iter().map(|entry| entry.created_by.len() + 64).sum();
+        history + 2 * self.scope.size_bytes()
     }
 
     /// What runs shell forms.

@@ -8,8 +8,12 @@ use crate::shell_pattern::{self, InvalidPattern};
 /// How deep `${A:-${B:-…}}` may go. Nobody writes ten; without a limit a hostile file overflows the stack.
 pub(super) const MAX_NESTING: usize = 64;
 
+/// How much text the variables of one word may bring in, work on patterns counted in. Without a limit every `A=$A$A` doubles what
+/// the one above it left, and `${A//?/$A}` squares it. No process can be started with as much.
+pub(super) const MAX_VALUE_BYTES: usize = 1 << 20;
+
 /// The text as one word, the same split at blanks, and the names that have no value.
-pub(super) type Output = (String, Vec<String>, Vec<String>);
+pub(crate) type Output = (String, Vec<String>, Vec<String>);
 
 /// The words so far, and the one that is being written.
 #[derive(Default)]
@@ -87,6 +91,8 @@ pub(super) struct Lexer<'a> {
     depth: usize,
     /// How many words inside of `${…}` were read.
     operands: usize,
+    /// How much of [`MAX_VALUE_BYTES`] is left.
+    left_bytes: usize,
 }
 
 impl<'a> Lexer<'a> {
@@ -98,13 +104,15 @@ impl<'a> Lexer<'a> {
             unset: Vec::new(),
             depth: 0,
             operands: 0,
+            left_bytes: MAX_VALUE_BYTES,
         }
     }
 
-    /// The whole text.
-    pub(super) fn run(mut self) -> Result<Output, ExpandReason> {
-        let out = self.until(None, self.rules.escapes)?;
-        Ok((out.text, out.words.finish(), self.unset))
+    /// The whole text, and how much of [`MAX_VALUE_BYTES`] it took, also where it failed.
+    pub(super) fn run(mut self) -> (Result<Output, ExpandReason>, usize) {
+        let out = self.until(None, self.rules.escapes);
+        let taken = MAX_VALUE_BYTES - self.left_bytes;
+        (out.map(|out| (out.text, out.words.finish(), self.unset)), taken)
     }
 
     /// Reads to `stop`, which is taken too, or to the end if there is none.
@@ -233,7 +241,7 @@ impl<'a> Lexer<'a> {
             return Ok("$".to_owned());
         }
         Ok(self
-            .value(&name)
+            .value(&name)?
             .unwrap_or_else(|| self.unset_text(|| format!("${name}"))))
     }
 
@@ -247,7 +255,7 @@ impl<'a> Lexer<'a> {
         let name = self.name();
         match self.rest.next() {
             Some('}') => Ok(self
-                .value(&name)
+                .value(&name)?
                 .unwrap_or_else(|| self.unset_text(|| format!("${{{name}}}")))),
             Some('/') => self.replacement(&name),
             Some(':') => {
@@ -282,7 +290,7 @@ impl<'a> Lexer<'a> {
         if pattern && modifier.colon {
             return Err(unsupported());
         }
-        let value = self.value(name);
+        let value = self.value(name)?;
         // What stays as written need not be understood.
         if value.is_none() && self.rules.unset == Unset::Keep {
             return Ok(format!("${{{name}{}{word}}}", modifier.sign));
@@ -295,7 +303,11 @@ impl<'a> Lexer<'a> {
             '-' => Ok(full.unwrap_or(word)),
             '+' => Ok(full.map(|_| word).unwrap_or_default()),
             '?' => full.ok_or_else(|| required(name, word, value.is_some())),
-            _ => strip(&value.unwrap_or_default(), modifier.kind, &word),
+            _ => {
+                let value = value.unwrap_or_default();
+                self.spend(pattern_work(&value, &word))?;
+                strip(&value, modifier.kind, &word)
+            }
         }
     }
 
@@ -304,13 +316,17 @@ impl<'a> Lexer<'a> {
         let all = self.rest.next_if_eq(&'/').is_some();
         let pattern = self.operand('/', Escapes::Keep, ExpandReason::MissingSlash)?;
         let text = self.operand('}', Escapes::Keep, ExpandReason::MissingBrace)?;
-        let Some(value) = self.value(name) else {
-            return match self.rules.unset {
-                Unset::Keep => Ok(format!("${{{name}/{pattern}/{text}}}")),
-                Unset::Empty => replace("", &pattern, &text, all),
-            };
-        };
-        replace(&value, &pattern, &text, all)
+        let value = self.value(name)?;
+        if value.is_none() && self.rules.unset == Unset::Keep {
+            return Ok(format!("${{{name}/{pattern}/{text}}}"));
+        }
+        let value = value.unwrap_or_default();
+        self.spend(pattern_work(&value, &pattern))?;
+        let replaced = shell_pattern::replace(&value, &pattern, &text, all, self.left_bytes);
+        let replaced = replaced.map_err(|cause| invalid(&pattern, cause))?;
+        let replaced = replaced.ok_or(ExpandReason::TooLong)?;
+        self.spend(replaced.len())?;
+        Ok(replaced)
     }
 
     /// A part of a `${…}`, up to `stop`. A text that ends too early is `missing`, whatever else is wrong in it.
@@ -318,7 +334,7 @@ impl<'a> Lexer<'a> {
         self.operands += 1;
         match self.until(Some(stop), escapes) {
             Ok(out) => Ok(out.text),
-            Err(ExpandReason::NestedTooDeep) => Err(ExpandReason::NestedTooDeep),
+            Err(limit @ (ExpandReason::NestedTooDeep | ExpandReason::TooLong)) => Err(limit),
             Err(_) if self.rest.peek().is_none() => Err(missing),
             Err(reason) => Err(reason),
         }
@@ -339,12 +355,20 @@ impl<'a> Lexer<'a> {
         name
     }
 
-    fn value(&mut self, name: &str) -> Option<String> {
+    fn value(&mut self, name: &str) -> Result<Option<String>, ExpandReason> {
         let value = (self.lookup)(name);
-        if value.is_none() && !self.unset.iter().any(|known| known == name) {
-            self.unset.push(name.to_owned());
+        match &value {
+            Some(value) => self.spend(value.len())?,
+            None if !self.unset.iter().any(|known| known == name) => self.unset.push(name.to_owned()),
+            None => {}
         }
-        value
+        Ok(value)
+    }
+
+    fn spend(&mut self, bytes: usize) -> Result<(), ExpandReason> {
+        let left = self.left_bytes.checked_sub(bytes);
+        self.left_bytes = left.unwrap_or(0);
+        left.map(drop).ok_or(ExpandReason::TooLong)
     }
 
     fn unset_text(&self, written: impl FnOnce() -> String) -> String {
@@ -376,6 +400,11 @@ fn required(name: &str, word: String, set: bool) -> ExpandReason {
     }
 }
 
+/// What it costs to make a pattern and to match it, in bytes that could be copied in the same time.
+fn pattern_work(value: &str, pattern: &str) -> usize {
+    pattern.len().saturating_mul(8 + value.len() / 8)
+}
+
 /// A doubled sign takes the longest match.
 fn strip(value: &str, sign: char, word: &str) -> Result<String, ExpandReason> {
     let (pattern, longest) = match word.strip_prefix(sign) {
@@ -387,10 +416,6 @@ fn strip(value: &str, sign: char, word: &str) -> Result<String, ExpandReason> {
         _ => shell_pattern::strip_suffix(value, pattern, longest),
     };
     stripped.map_err(|cause| invalid(pattern, cause))
-}
-
-fn replace(value: &str, pattern: &str, text: &str, all: bool) -> Result<String, ExpandReason> {
-    shell_pattern::replace(value, pattern, text, all).map_err(|cause| invalid(pattern, cause))
 }
 
 fn invalid(pattern: &str, cause: InvalidPattern) -> ExpandReason {

@@ -8,7 +8,7 @@
 mod lexer;
 
 use crate::shell_pattern::InvalidPattern;
-use lexer::{Lexer, MAX_NESTING};
+use lexer::{Lexer, MAX_NESTING, MAX_VALUE_BYTES};
 
 /// Answers what a variable is worth; `None` is unset.
 pub type Lookup<'a> = dyn Fn(&str) -> Option<String> + 'a;
@@ -126,6 +126,9 @@ pub enum ExpandReason {
     /// A limit of ours.
     #[error("substitutions nest more than {MAX_NESTING} deep")]
     NestedTooDeep,
+    /// A limit of ours.
+    #[error("variables and patterns come to more than {MAX_VALUE_BYTES} bytes")]
+    TooLong,
 }
 
 impl Expander {
@@ -154,7 +157,7 @@ impl Expander {
     /// # Errors
     /// Bad syntax, or a `${NAME:?…}` whose variable is missing.
     pub fn expand(&self, word: &str, lookup: &Lookup<'_>) -> Result<Expanded, ExpandError> {
-        let (text, _, unset) = self.run(word, lookup)?;
+        let (text, _, unset) = self.measured(word, lookup).0?;
         Ok(Expanded { text, unset })
     }
 
@@ -163,15 +166,18 @@ impl Expander {
     /// # Errors
     /// As [`Expander::expand`].
     pub fn expand_words(&self, text: &str, lookup: &Lookup<'_>) -> Result<ExpandedWords, ExpandError> {
-        let (_, words, unset) = self.run(text, lookup)?;
+        let (_, words, unset) = self.measured(text, lookup).0?;
         Ok(ExpandedWords { words, unset })
     }
 
-    fn run(&self, text: &str, lookup: &Lookup<'_>) -> Result<lexer::Output, ExpandError> {
-        Lexer::new(*self, text, lookup).run().map_err(|reason| ExpandError {
+    /// Expands `text` as one word and as many. Second, what it cost, in bytes: also where it failed, for a file has many words.
+    pub(crate) fn measured(&self, text: &str, lookup: &Lookup<'_>) -> (Result<lexer::Output, ExpandError>, usize) {
+        let (result, taken) = Lexer::new(*self, text, lookup).run();
+        let result = result.map_err(|reason| ExpandError {
             word: text.to_owned(),
             reason,
-        })
+        });
+        (result, text.len() + taken)
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod errors;
 mod goldens;
+mod limits;
 mod plans;
 mod scopes;
 mod support;

@@ -39,6 +39,10 @@ fn line(instruction: &Instruction, escape: char) -> String {
         ""
     };
     let line = [keyword.as_str(), &flags, dashes, " ", &rest].concat();
+    if let Kind::Onbuild { .. } = &instruction.kind {
+        // A trigger is kept as it is written, with the blanks behind it.
+        return line;
+    }
     let line = line.trim_end();
     // A blank that is no blank to continuations keeps an escape character at the end from being one.
     let end = if line.ends_with(escape) { "\u{b}" } else { "" };
