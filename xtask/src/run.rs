@@ -21,7 +21,7 @@ pub(crate) fn target_dir() -> PathBuf {
 }
 
 /// A program with arguments; its output is shown.
-pub(crate) fn command<S: AsRef<OsStr>>(program: &str, arguments: &[S]) -> Command {
+pub(crate) fn command<S: AsRef<OsStr>>(program: impl AsRef<OsStr>, arguments: &[S]) -> Command {
     let mut command = Command::new(program);
     command.args(arguments);
     command
