@@ -3,9 +3,9 @@
 use std::fmt::Write as _;
 
 use expect_test::expect_file;
+use frontend::LowerOptions;
 use frontend::diagnostic::{Diagnostic, Severity};
 use frontend::source::{SourceFile, Span};
-use frontend::LowerOptions;
 use proto::platform::Platform;
 use testdata::dockerfiles::{Case, cases, folder};
 
