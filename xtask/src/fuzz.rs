@@ -21,7 +21,7 @@ const COVERAGE: &str = "-Cpasses=sancov-module -Ccodegen-units=1 -Cllvm-args=-sa
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
     -Cllvm-args=-sanitizer-coverage-trace-compares";
 
-/// What a run under libFuzzer may take. Five seconds for an input are a hang: targets take an input up to fifty times, counting is
+/// What a run under libFuzzer may take. Five seconds for an input are a hang: targets take an input several times, counting is
 /// slow, and so may the machine be.
 const LIMITS: [&str; 5] = [
     "-timeout=5",

@@ -205,10 +205,17 @@ fn lower((source, parsed): (&SourceFile, &Parsed), options: &LowerOptions, trigg
     }
 }
 
-/// Every rule for quotes, escapes and unset names gives an answer of bounded size, and the same one for one word and for many.
+/// How many sets of rules there are.
+const RULES: u8 = 24;
+
+/// The first byte chooses the rules, the others are the word: there is an answer of bounded size, and the same one for one word
+/// and for many.
 pub fn expand(input: &[u8]) {
-    let word = String::from_utf8_lossy(input);
-    let long = "long/".repeat(20);
+    let Some((choice, word)) = input.split_first() else {
+        return;
+    };
+    let word = String::from_utf8_lossy(word);
+    let long = "long/".repeat(100);
     let lookup = |name: &str| match name {
         "FOO" => Some("xxyy".to_owned()),
         "E" => Some(String::new()),
@@ -217,23 +224,23 @@ pub fn expand(input: &[u8]) {
         "L" => Some(long.clone()),
         _ => None,
     };
-    for escape in ['\\', '`'] {
-        for quotes in [Quotes::Remove, Quotes::Keep, Quotes::Ordinary] {
-            for escapes in [Escapes::Remove, Escapes::Keep] {
-                for unset in [Unset::Empty, Unset::Keep] {
-                    let rules = Expander {
-                        escape,
-                        quotes,
-                        escapes,
-                        unset,
-                    };
-                    same_as_words(&rules, &word, &lookup);
-                }
-            }
-        }
-    }
+    same_as_words(&rules(*choice % RULES), &word, &lookup);
     let heredoc = expand_heredoc(&word, &lookup);
     assert!(heredoc.is_ok() || word.contains('$'));
+}
+
+fn rules(choice: u8) -> Expander {
+    let odd = |number: u8| number % 2 == 1;
+    Expander {
+        escape: if odd(choice) { '`' } else { '\\' },
+        escapes: if odd(choice / 2) {
+            Escapes::Keep
+        } else {
+            Escapes::Remove
+        },
+        unset: if odd(choice / 4) { Unset::Keep } else { Unset::Empty },
+        quotes: [Quotes::Remove, Quotes::Keep, Quotes::Ordinary][usize::from(choice / 8)],
+    }
 }
 
 fn same_as_words(rules: &Expander, word: &str, lookup: &dyn Fn(&str) -> Option<String>) {
@@ -341,7 +348,8 @@ fn table_words() -> Vec<Vec<u8>> {
     table
         .lines()
         .filter_map(|line| line.rsplit_once(" => "))
-        .map(|(word, _)| word.into())
+        .zip((0..RULES).cycle())
+        .map(|((word, _), choice)| [&[choice], word.as_bytes()].concat())
         .collect()
 }
 
