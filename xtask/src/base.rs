@@ -174,7 +174,7 @@ fn build_on(context: &Path, layout: &Path, options: &[String]) -> Result<()> {
     if partial.exists() {
         fs::remove_dir_all(&partial)?;
     }
-    let mut build = command(rbuild()?.display().to_string(), &["build", "--in-process", "--root"]);
+    let mut build = command(rbuild()?, &["build", "--in-process", "--root"]);
     build
         .arg(store.path().join("store"))
         .arg("--output")
