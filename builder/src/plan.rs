@@ -222,23 +222,18 @@ fn options(request: &BuildRequest, ignore: Option<&Patterns>, job: &Job) -> Vec<
     let native = &job.host.platform;
     if request.platforms.is_empty() {
         let runnable = Handlers::read().runnable(native);
-        return vec![LowerOptions {
-            ignore: ignore.cloned(),
-            ..options_for(native, Some(runnable), request, job)
-        }];
+        return vec![options_for(native, Some(runnable), ignore, request, job)];
     }
     let platforms = request.platforms.iter();
     platforms
-        .map(|platform| LowerOptions {
-            ignore: ignore.cloned(),
-            ..options_for(platform, None, request, job)
-        })
+        .map(|platform| options_for(platform, None, ignore, request, job))
         .collect()
 }
 
 fn options_for(
     platform: &Platform,
     adoptable: Option<Vec<Platform>>,
+    ignore: Option<&Patterns>,
     request: &BuildRequest,
     job: &Job,
 ) -> LowerOptions {
@@ -264,7 +259,7 @@ fn options_for(
         entitlements: request.entitlements.clone(),
         source_date_epoch: request.source_date_epoch,
         multi_platform: request.shape == Shape::Index,
-        ignore: None,
+        ignore: ignore.cloned(),
         context_times: BTreeMap::new(),
     }
 }
