@@ -14,8 +14,7 @@ use proto::reference::Reference;
 use reqwest::Url;
 use tokio::sync::OnceCell;
 
-use super::error::root_cause;
-use super::transport::unreachable;
+use super::transport::{send_error, unreachable};
 use super::{Error, RegistryAccess};
 
 /// What a registry turned out to speak.
@@ -75,21 +74,14 @@ impl RegistryAccess {
         let Ok(answer) = tokio::time::timeout(self.client.patience.head, sent).await else {
             return Err(unreachable(registry, "no answer in time".to_owned()));
         };
-        match answer {
+        match answer.map_err(|error| send_error(registry, error)) {
             Ok(_) => Ok(Scheme::Https),
-            Err(error) if is_distrust(&error) => Err(Error::Untrusted {
-                registry: registry.to_owned(),
-                cause: root_cause(&error.without_url()),
-            }),
-            // No TLS there, or nobody at all: the request itself says which.
-            Err(error) => {
-                tracing::debug!(
-                    registry,
-                    cause = root_cause(&error.without_url()),
-                    "spoken to over plain HTTP"
-                );
+            Err(Error::Unreachable { cause, .. }) => {
+                // No TLS there, or nobody at all: the request itself says which.
+                tracing::debug!(registry, cause, "spoken to over plain HTTP");
                 Ok(Scheme::Http)
             }
+            Err(untrusted) => Err(untrusted),
         }
     }
 }

@@ -135,16 +135,20 @@ impl RegistryAccess {
         Ok(response)
     }
 
+    /// What the user accepts of a registry holds for its own addresses only.
+    fn client_for(&self, call: &Call<'_>, url: &Url) -> &reqwest::Client {
+        match same_origin(url, &call.url) {
+            true => self.own_client(call.registry),
+            false => &self.client.http,
+        }
+    }
+
     pub(super) async fn follow(&self, call: &Call<'_>, authorization: Option<&HeaderValue>) -> Result<Response, Error> {
         let mut url = call.url.clone();
         for _ in 0..=REDIRECTS {
             let own = same_origin(&url, &call.url);
-            let client = if own {
-                self.own_client(call.registry)
-            } else {
-                &self.client.http
-            };
-            let mut request = client
+            let mut request = self
+                .client_for(call, &url)
                 .request(call.method.clone(), url.clone())
                 .headers(call.headers.clone());
             if let Some(value) = authorization.filter(|_| own) {
@@ -187,12 +191,7 @@ impl RegistryAccess {
         let mut attempt = 1;
         loop {
             let method = if form.is_some() { Method::POST } else { Method::GET };
-            let own = same_origin(&realm, &call.url);
-            let client = if own {
-                self.own_client(call.registry)
-            } else {
-                &self.client.http
-            };
+            let client = self.client_for(call, &realm);
             let mut request = client.request(method, realm.clone()).headers(headers.clone());
             if let Some(form) = &form {
                 request = request.body(form.clone());
@@ -280,7 +279,7 @@ pub(super) fn unreachable(registry: &str, cause: String) -> Error {
 }
 
 /// Why nothing came back: a certificate is worth no second attempt, a broken connection is.
-fn send_error(registry: &str, error: reqwest::Error) -> Error {
+pub(super) fn send_error(registry: &str, error: reqwest::Error) -> Error {
     let distrust = is_distrust(&error);
     let cause = root_cause(&error.without_url());
     if distrust {
