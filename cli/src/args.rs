@@ -8,7 +8,7 @@ use crate::commands::debug::args::DebugCommand;
 
 /// Builds container images from Dockerfiles.
 #[derive(Debug, Parser)]
-#[command(name = "rbuild", version, max_term_width = 100, disable_help_subcommand = true)]
+#[command(name = "rbuild", version, max_term_width = 100)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) server: ServerArgs,

@@ -19,3 +19,8 @@ fn the_commands_are_listed_with_one_line_each() {
 fn the_options_of_build_are_explained() {
     check(&["build", "--help"], &expect_file!["golden/build.txt"]);
 }
+
+#[test]
+fn help_is_a_command_too() {
+    check(&["help", "build"], &expect_file!["golden/build.txt"]);
+}

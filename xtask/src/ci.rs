@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use crate::run::{check, command, repository};
-use crate::{apps, tidy};
+use crate::{apps, readme, tidy};
 
 pub(crate) fn run() -> Result<()> {
     let cargo = |arguments: &[&str]| check(command("cargo", arguments).current_dir(repository()));
@@ -11,5 +11,6 @@ pub(crate) fn run() -> Result<()> {
     tidy::run()?;
     cargo(&["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"])?;
     cargo(&["test", "--workspace"])?;
+    readme::run()?;
     apps::run_if_reachable()
 }

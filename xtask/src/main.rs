@@ -8,6 +8,7 @@ mod bench;
 mod ci;
 mod fuzz;
 mod parity;
+mod readme;
 mod registry;
 mod run;
 mod tidy;
@@ -30,6 +31,8 @@ enum Chore {
         /// Only these.
         names: Vec<String>,
     },
+    /// Runs the first command of the README twice in an empty store.
+    Readme,
     /// Times builds against Debian's docker (BuildKit) and buildah, in turn, and prints ratios of medians.
     Bench {
         /// Rounds of each engine.
@@ -50,6 +53,7 @@ fn main() -> anyhow::Result<()> {
         Chore::Tidy => tidy::run(),
         Chore::Base { debian } => base::run(debian),
         Chore::Apps { names } => apps::run(&names),
+        Chore::Readme => readme::run(),
         Chore::Bench { rounds, names } => bench::run(rounds, &names),
         Chore::Fuzz(options) => fuzz::run(&options),
         Chore::Parity(options) => parity::run(&options),
