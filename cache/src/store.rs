@@ -29,7 +29,7 @@ const POLL: Duration = Duration::from_millis(100);
 /// Most bytes read of the small text files in the root.
 const MAX_TEXT: u64 = 4096;
 /// What a store may hold; a directory with anything else in it, and no version, is somebody's home.
-const NAMES: [&str; 24] = [
+const NAMES: [&str; 25] = [
     "VERSION",
     "lock",
     "blobs",
@@ -52,6 +52,7 @@ const NAMES: [&str; 24] = [
     "server.lock",
     "server.starting",
     "rbuild.sock",
+    "known_hosts",
     "lost+found",
     "run",
 ];

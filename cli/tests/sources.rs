@@ -8,10 +8,12 @@ use testdata::machine::Need;
 use testdata::web::{Page, Web};
 
 use crate::support::Place;
+use crate::support::agent::{AGENT, Agent};
 use crate::support::build::needs;
 use crate::support::leaks::nothing_is_left;
 use crate::support::remote::{Repository, added, files_with, one, page, sample, tar_gz, web_of};
 use crate::support::server::{end_of, send, wait_until};
+use crate::support::sshd::{SSHD, Sshd};
 
 #[test]
 fn a_file_behind_a_url_is_fetched_once_and_then_only_asked_for() {
@@ -406,11 +408,87 @@ fn logins_for_git_are_secrets() {
 }
 
 #[test]
+fn repositories_over_ssh_need_an_agent_and_a_host_that_stays_the_same() {
+    needs!(Need::Git, AGENT, SSHD);
+    let place = Place::new();
+    let (repository, commit) = sample(&place);
+    let agent = Agent::new(&place.work());
+    let mut sshd = Sshd::start(&place.work().join("sshd"), &agent.public_key);
+    let url = sshd.url(&repository.directory);
+    let ssh = agent.flag("default");
+    place.dockerfile(&format!("FROM scratch\nADD {url}#v1 /\n"));
+    drop(
+        place
+            .build(&["."])
+            .exits(1)
+            .says("which needs an SSH agent")
+            .says("--ssh default"),
+    );
+    drop(place.build(&[&ssh, "."]).exits(0));
+    assert_eq!(one(&place.image(&[&ssh]).layer(0), "a.txt").3, "first\n");
+    // A key that nobody knows.
+    let other = place.work().join("other");
+    std::fs::create_dir(&other).unwrap();
+    let stranger = Agent::new(&other);
+    let refused = place.build(&[&stranger.flag("default"), "."]);
+    drop(refused.exits(4).says("Permission denied").says("`ssh-add -l`"));
+    // Somebody in between.
+    sshd.change_host_key();
+    let changed = place.build(&[&ssh, "."]);
+    drop(
+        changed
+            .exits(4)
+            .says("Host key verification failed")
+            .says("GIT_KNOWN_HOSTS"),
+    );
+    // The user knows better, and then nobody else is believed.
+    place.file("known", &sshd.known_host());
+    let known = "--secret=id=GIT_KNOWN_HOSTS,src=known";
+    drop(place.build(&[&ssh, known, "."]).exits(0));
+    sshd.change_host_key();
+    drop(place.build(&[&ssh, known, "."]).exits(4));
+    // A commit that is there needs no host.
+    place.dockerfile(&format!("FROM scratch\nADD {url}#{commit} /\n"));
+    drop(place.build(&[&ssh, "."]).exits(0));
+    place.end_server();
+    nothing_is_left(&place.root());
+}
+
+#[test]
+fn a_context_over_ssh_takes_the_agent_of_the_user() {
+    needs!(Need::Git, AGENT, SSHD);
+    let place = Place::new();
+    let (repository, _) = sample(&place);
+    repository.write("Dockerfile", "FROM scratch\nCOPY a.txt /\n").commit();
+    let inner = Repository::new(&place, "outer.git");
+    inner.write("Dockerfile", "FROM scratch\nCOPY app /\n");
+    inner.git(&[
+        "submodule",
+        "--quiet",
+        "add",
+        repository.directory.to_str().unwrap(),
+        "app",
+    ]);
+    inner.git(&["config", "--file=.gitmodules", "submodule.app.url", "../app.git"]);
+    inner.commit();
+    let agent = Agent::new(&place.work());
+    let sshd = Sshd::start(&place.work().join("sshd"), &agent.public_key);
+    for (directory, file) in [(&repository.directory, "a.txt"), (&inner.directory, "sub/b.txt")] {
+        let url = sshd.url(directory);
+        let mut build = place.command(&["build", "--output=type=tar,dest=out.tar", &url]);
+        build.env("SSH_AUTH_SOCK", &agent.socket);
+        drop(place.outcome(build.output().unwrap()).exits(0));
+        let list = place.other("tar", &["-tf", "out.tar"]);
+        assert!(String::from_utf8(list).unwrap().contains(file), "{url}");
+    }
+}
+
+#[test]
 fn remotes_that_are_no_network_addresses_are_refused() {
     needs!();
     let place = Place::new();
-    place.dockerfile("FROM scratch\nADD ssh://git@h.example/a.git /\n");
-    drop(place.build(&["."]).exits(1).says("needs the client's SSH agent"));
+    place.dockerfile("FROM scratch\nADD git@h.example:a.git /\n");
+    drop(place.build(&["."]).exits(1).says("`--ssh default`"));
     // Not taken for a repository at all: a file of the context of that name.
     place.dockerfile("FROM scratch\nADD file:///etc/passwd /\n");
     drop(place.build(&["."]).exits(1).says("is not in the build context"));

@@ -7,7 +7,7 @@
 //!
 //! What these mean to a repository is not known here; whether two parts of one text contradict each other is.
 
-use proto::address::percent_decoded;
+use proto::address::{is_scp, percent_decoded};
 use proto::definition::{GitFiles, GitOp, GitRemote, GitTimes};
 use proto::tree::RelPath;
 
@@ -216,7 +216,7 @@ impl Parts {
         let address = match scheme {
             _ if shorthand => format!("https://{address}"),
             Some((scheme, rest)) => url(&scheme.to_ascii_lowercase(), rest)?,
-            None => scp(address)?,
+            None => is_scp(address).then(|| address.to_owned())?,
         };
         // Only a URL is percent-encoded.
         let decoded = |text: &str| match is_url {
@@ -241,20 +241,6 @@ fn url(scheme: &str, rest: &str) -> Option<String> {
         _ => false,
     };
     is_repository.then(|| format!("{scheme}://{rest}"))
-}
-
-/// `user@host:path`
-fn scp(address: &str) -> Option<String> {
-    let (account, path) = address.split_once(':')?;
-    let (user, host) = account.split_once('@')?;
-    let of = |text: &str, more: &str| {
-        !text.is_empty()
-            && !text.starts_with('-')
-            && text
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || c == '-' || more.contains(c))
-    };
-    (of(user, "_") && of(host, ".") && !path.is_empty()).then(|| address.to_owned())
 }
 
 /// `key=value&key`, decoded as forms are.

@@ -71,6 +71,28 @@ pub fn is_http(text: &str) -> bool {
     text.starts_with("http://") || text.starts_with("https://")
 }
 
+/// Whether `text` is the address of a repository over SSH: `ssh://…` or `user@host:path`.
+#[must_use]
+pub fn is_ssh(text: &str) -> bool {
+    text.starts_with("ssh://") || is_scp(text)
+}
+
+/// Whether `text` is `user@host:path`, as `scp` has it.
+#[must_use]
+pub fn is_scp(text: &str) -> bool {
+    let Some((account, path)) = text.split_once(':') else {
+        return false;
+    };
+    let of = |text: &str, more: &str| {
+        let mut characters = text.chars();
+        !text.is_empty()
+            && !text.starts_with('-')
+            && characters.all(|c| c.is_ascii_alphanumeric() || c == '-' || more.contains(c))
+    };
+    let named = account.split_once('@');
+    named.is_some_and(|(user, host)| of(user, "_") && of(host, ".")) && !path.is_empty()
+}
+
 /// The name of the file behind a URL: the last component of its path, or `__unnamed__`.
 #[must_use]
 pub fn file_name(url: &str) -> String {
@@ -110,6 +132,22 @@ mod tests {
         );
         assert_eq!(split_login("https://host/a@b"), (None, "https://host/a@b".to_owned()));
         assert_eq!(split_login("git@host:a"), (None, "git@host:a".to_owned()));
+    }
+
+    #[test]
+    fn repositories_over_ssh_have_two_forms() {
+        for (text, expected) in [
+            ("ssh://h/a", true),
+            ("git@h.example:a", true),
+            ("git@h:", false),
+            ("h:a", false),
+            ("-u@h:a", false),
+            ("git@-h:a", false),
+            ("ext::a@b:c", false),
+            ("https://git@h/a:b", false),
+        ] {
+            assert_eq!(is_ssh(text), expected, "{text}");
+        }
     }
 
     #[test]

@@ -43,6 +43,12 @@ impl AgentSocket {
         Ok(Self { directory, tasks })
     }
 
+    /// The directory of the socket; it goes with it.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
     /// Where the socket is.
     #[must_use]
     pub fn path(&self) -> PathBuf {

@@ -4,7 +4,7 @@ use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use frontend::git::GitReference;
-use proto::address::{is_http, redacted};
+use proto::address::{is_http, is_ssh, redacted};
 use proto::v1::named_context::Kind;
 
 use crate::args::BuildArgs;
@@ -104,6 +104,11 @@ pub(crate) fn main_context(args: &BuildArgs, stdin: impl Read) -> Result<MainCon
         (None, file) => dockerfile::read(Path::new(&args.context), file)?,
     };
     Ok(with_dockerfile(Files::Directory(root), description, None))
+}
+
+/// Whether `context` is a git repository that is reached over SSH.
+pub(crate) fn is_over_ssh(context: &str) -> bool {
+    matches!(GitReference::parse(context), Some(Ok(reference)) if is_ssh(&reference.remote.address))
 }
 
 fn with_dockerfile(files: Files, description: Description, notice: Option<String>) -> MainContext {

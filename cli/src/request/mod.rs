@@ -59,7 +59,7 @@ pub(crate) fn resolve(args: &BuildArgs, config: &Config, stdin: impl Read) -> Re
     let secrets = Secrets::read(&args.steps.secrets, environment)?;
     let mut build_args = build_args(&args.what.build_args, environment)?;
     proxies::add(&config.docker_config, &mut build_args)?;
-    let agents = Agents::read(&args.steps.ssh, environment)?;
+    let agents = Agents::read(&ssh(args, environment), environment)?;
     let (mut named, named_contexts) = named_contexts(&args.what.build_contexts)?;
     let main = context::main_context(args, stdin)?;
     let mut contexts = named_contexts;
@@ -130,6 +130,18 @@ pub(crate) fn resolve(args: &BuildArgs, config: &Config, stdin: impl Read) -> Re
         notice: main.notice,
         _stdin_context: stdin_context,
     })
+}
+
+/// The agents of `--ssh`, and the user's own for contexts that are fetched over SSH.
+fn ssh(args: &BuildArgs, environment: &Environment) -> Vec<String> {
+    let mut flags = args.steps.ssh.clone();
+    let given = flags.iter().any(|flag| flag.split('=').next() == Some("default"));
+    let named = args.what.build_contexts.iter().filter_map(|flag| flag.split_once('='));
+    let mut contexts = named.map(|(_, context)| context).chain([args.context.as_str()]);
+    if !given && environment.var_os("SSH_AUTH_SOCK").is_some() && contexts.any(context::is_over_ssh) {
+        flags.push("default".to_owned());
+    }
+    flags
 }
 
 /// The archive that `docker load` reads holds one image.

@@ -6,6 +6,7 @@ pub(crate) mod build;
 pub(crate) mod leaks;
 pub(crate) mod remote;
 pub(crate) mod server;
+pub(crate) mod sshd;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

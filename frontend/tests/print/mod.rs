@@ -103,7 +103,7 @@ fn parts(instruction: &Instruction, escape: char) -> (String, String) {
                 instruction.text.clone()
             })
         }
-        Kind::Env(values) | Kind::Label(values) => none(pairs(values)),
+        Kind::Env(values) | Kind::Label(values) => none(pairs(values, escape)),
         Kind::Run(run) => run_parts(run, escape),
         Kind::Copy(copy) | Kind::Add(copy) => copy_parts(copy, escape),
         Kind::Cmd(value) | Kind::Entrypoint(value) => none(command(value)),
@@ -123,10 +123,15 @@ fn parts(instruction: &Instruction, escape: char) -> (String, String) {
     }
 }
 
-fn pairs(values: &KeyValues) -> String {
+fn pairs(values: &KeyValues, escape: char) -> String {
     let between = if values.legacy { " " } else { "=" };
     let pair = |(key, value): &(Word, Word)| [key.value.as_str(), between, &value.value].concat();
-    values.pairs.iter().map(pair).collect::<Vec<_>>().join(" ")
+    let mut text = values.pairs.iter().map(pair).collect::<Vec<_>>().join(" ");
+    if text.ends_with(char::is_whitespace) {
+        // In quotes that nothing ends: an escape character at the end keeps the blank, and goes by itself.
+        text.push(escape);
+    }
+    text
 }
 
 fn command(command: &Command) -> String {

@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use cache::mirrors::Mirror;
-use proto::address::{redacted, split_login};
+use proto::address::redacted;
 use proto::canonical;
 use proto::definition::GitRemote;
 use proto::record::Preimage;
 
 use super::program::{Call, Failure, Git};
-use super::remote::{self, Login, choose, is_hex, is_object};
+use super::remote::{self, Access, choose, is_hex, is_object};
 use crate::build::Job;
 use crate::request::{Blame, BuildError};
 
@@ -18,9 +18,9 @@ use crate::request::{Blame, BuildError};
 pub(super) struct Repository {
     pub(super) git: Git,
     remote: GitRemote,
-    /// Without login.
+    /// Without password.
     address: String,
-    login: Option<Login>,
+    access: Access,
     mirror: Mirror,
 }
 
@@ -28,8 +28,8 @@ impl Repository {
     /// The mirror of `wanted`; made if there is none. `main` is the address whose login may be asked for without a host.
     pub(super) async fn open(git: &Git, wanted: &GitRemote, main: Option<&str>, job: &Job) -> Result<Self, BuildError> {
         remote::check_host(&wanted.address).await?;
-        let login = Login::find(&wanted.address, main.unwrap_or(&wanted.address), job).await?;
-        let address = split_login(&wanted.address).1;
+        let access = Access::find(&wanted.address, main.unwrap_or(&wanted.address), job).await?;
+        let address = remote::plain(&wanted.address);
         // Objects of the two kinds do not mix.
         let named = [Some(&wanted.reference), wanted.checksum.as_ref()];
         let is_sha256 = named
@@ -46,7 +46,7 @@ impl Repository {
             git: git.clone(),
             remote: wanted.clone(),
             address,
-            login,
+            access,
             mirror,
         };
         let writing = repository.mirror.fetching().await;
@@ -65,7 +65,7 @@ impl Repository {
         self.mirror.path()
     }
 
-    /// The address without login.
+    /// The address without password.
     pub(super) fn address(&self) -> &str {
         &self.address
     }
@@ -126,7 +126,7 @@ impl Repository {
         let wanted = if reference.is_empty() { "HEAD" } else { reference };
         let call = Call::new(self.path(), &["ls-remote", "--", &self.address, wanted])
             .arg(format!("{wanted}^{{}}"))
-            .remote(self.login.as_ref());
+            .remote(&self.access);
         let list = self.git.run(call).await;
         let list = list.map_err(|failure| failure.into_error(&format!("failed to fetch remote {}", self.shown())))?;
         Ok(String::from_utf8_lossy(&list).into_owned())
@@ -171,7 +171,7 @@ impl Repository {
         for argument in options.iter().chain(&["--", &self.address]).chain(references) {
             call = call.arg(argument);
         }
-        self.git.run(call.remote(self.login.as_ref())).await
+        self.git.run(call.remote(&self.access)).await
     }
 
     /// The commit that `object` is or names, if the mirror has it.

@@ -7,6 +7,7 @@ mod checkout;
 mod mirror;
 mod program;
 mod remote;
+mod ssh;
 mod submodules;
 
 use proto::definition::GitOp;

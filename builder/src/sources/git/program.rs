@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 
-use super::remote::Login;
+use super::remote::Access;
 use crate::executor::Probe;
 use crate::request::{Blame, BuildError};
 
@@ -63,7 +63,7 @@ pub(super) struct Call<'a> {
     git_dir: &'a Path,
     work_tree: Option<(&'a Path, &'a Path)>,
     protocols: &'static str,
-    login: Option<&'a Login>,
+    access: &'a Access,
     input: Vec<u8>,
 }
 
@@ -84,7 +84,7 @@ impl<'a> Call<'a> {
             git_dir,
             work_tree: None,
             protocols: "none",
-            login: None,
+            access: &Access::Anybody,
             input: Vec::new(),
         }
     }
@@ -101,10 +101,13 @@ impl<'a> Call<'a> {
         self
     }
 
-    /// The command asks a remote, with that login.
-    pub(super) const fn remote(mut self, login: Option<&'a Login>) -> Self {
-        self.protocols = "https:http:git";
-        self.login = login;
+    /// The command asks a remote to which one gets with `access`.
+    pub(super) const fn remote(mut self, access: &'a Access) -> Self {
+        self.protocols = match access {
+            Access::Ssh(_) => "ssh",
+            Access::Anybody | Access::Login(_) => "https:http:git",
+        };
+        self.access = access;
         self
     }
 
@@ -127,7 +130,7 @@ impl Git {
     /// # Errors
     /// There is none.
     pub(super) fn find() -> Result<Self, BuildError> {
-        let path = find().ok_or_else(|| {
+        let path = find("git").ok_or_else(|| {
             BuildError::environment("git sources need the program `git`, which the build server does not have")
                 .help("install it there: `apt-get install git`, `dnf install git`, `apk add git`")
         })?;
@@ -187,7 +190,14 @@ impl Git {
                 .current_dir(work_tree);
         }
         // In the environment, where other users cannot see it: a command line is for everybody.
-        let login = call.login.map(Login::setting);
+        let login = match call.access {
+            Access::Anybody => None,
+            Access::Login(login) => Some(login.setting()),
+            Access::Ssh(ssh) => {
+                command.envs(ssh.environment());
+                None
+            }
+        };
         let settings = SETTINGS
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
@@ -267,30 +277,45 @@ impl Failure {
             let found = |line: &String| words.iter().any(|word| line.contains(word));
             self.lines.iter().any(found)
         };
-        let refused = [
-            "could not read Username",
-            "Authentication failed",
-            "error: 401",
-            "error: 403",
+        let helps: [(&[&str], &str); 3] = [
+            (
+                &[
+                    "could not read Username",
+                    "Authentication failed",
+                    "error: 401",
+                    "error: 403",
+                ],
+                "lend a token with `--secret id=GIT_AUTH_TOKEN,env=…`",
+            ),
+            (
+                &["Permission denied (publickey"],
+                "the host takes none of the keys of `--ssh default`; `ssh-add -l` lists them",
+            ),
+            (
+                &["Host key verification failed"],
+                "the host shows another key than before; if that is right, lend its key with \
+                 `--secret id=GIT_KNOWN_HOSTS,src=FILE`, as `ssh-keyscan` prints it",
+            ),
         ];
         let failure = BuildError::new(blame, what);
-        let failure = match says(&refused) {
-            true => failure.help("lend a token with `--secret id=GIT_AUTH_TOKEN,env=…`"),
-            false => failure,
+        let failure = match helps.iter().find(|(words, _)| says(words)) {
+            Some((_, help)) => failure.help(*help),
+            None => failure,
         };
         self.lines.into_iter().fold(failure, BuildError::note)
     }
 }
 
-fn find() -> Option<PathBuf> {
-    let mut candidates = DIRECTORIES.iter().map(|directory| Path::new(directory).join("git"));
+/// A program of this machine.
+pub(super) fn find(name: &str) -> Option<PathBuf> {
+    let mut candidates = DIRECTORIES.iter().map(|directory| Path::new(directory).join(name));
     candidates.find(|path| path.exists())
 }
 
 /// Whether git sources work on this machine.
 #[must_use]
 pub fn probe() -> Probe {
-    let path = find();
+    let path = find("git");
     Probe {
         name: "git",
         ok: path.is_some(),

@@ -2,7 +2,9 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use proto::address::{host, is_http, percent_decoded, redacted, split_login};
+use proto::address::{host, is_http, is_ssh, percent_decoded, redacted, split_login};
+
+use super::ssh::Ssh;
 
 use crate::build::Job;
 use crate::request::BuildError;
@@ -15,6 +17,40 @@ pub(in crate::sources) fn basic(login: &[u8]) -> String {
         login.push(b':');
     }
     format!("Basic {}", STANDARD.encode(login))
+}
+
+/// How one gets to a remote.
+#[derive(Debug)]
+pub(super) enum Access {
+    /// As anybody.
+    Anybody,
+    /// Over HTTP, with a login.
+    Login(Login),
+    /// Over SSH.
+    Ssh(Ssh),
+}
+
+impl Access {
+    /// The way to `address`, with what the client lends.
+    pub(super) async fn find(address: &str, main: &str, job: &Job) -> Result<Self, BuildError> {
+        if let Some(ssh) = Ssh::find(address, job).await? {
+            return Ok(Self::Ssh(ssh));
+        }
+        let login = Login::find(address, main, job).await?;
+        Ok(login.map_or(Self::Anybody, Self::Login))
+    }
+}
+
+/// `address` without the secrets in it. Over SSH the user is none.
+pub(super) fn plain(address: &str) -> String {
+    let (login, plain) = split_login(address);
+    let user = login
+        .filter(|_| is_ssh(address))
+        .and_then(|login| login.split(':').next());
+    match (user, plain.split_once("://")) {
+        (Some(user), Some((scheme, rest))) => format!("{scheme}://{user}@{rest}"),
+        _ => plain,
+    }
 }
 
 /// The value of an `Authorization` header, and to whom it goes.
@@ -33,7 +69,7 @@ impl std::fmt::Debug for Login {
 impl Login {
     /// The login for `address`: from the address itself, or a secret that the client lends. A secret that names no host goes
     /// to the host of `main` only: that a repository lists a submodule elsewhere gives nobody a token.
-    pub(super) async fn find(address: &str, main: &str, job: &Job) -> Result<Option<Self>, BuildError> {
+    async fn find(address: &str, main: &str, job: &Job) -> Result<Option<Self>, BuildError> {
         if !is_http(address) {
             return Ok(None);
         }
@@ -81,20 +117,20 @@ impl Login {
     }
 }
 
-/// Refuses what is no remote: files of this machine, programs as transports, and what is not there yet.
+/// Refuses what is no remote: files of this machine, and programs as transports.
 pub(super) fn refuse(address: &str) -> Result<(), BuildError> {
     let shown = || redacted(address);
     match address.split_once("://") {
-        Some(("http" | "https" | "git", _)) => {}
-        None if address.contains('@') => return Err(no_ssh(&shown())),
-        Some(("ssh", _)) => return Err(no_ssh(&shown())),
+        Some(("http" | "https" | "git" | "ssh", _)) => {}
+        None if is_ssh(address) => {}
         _ => {
             return Err(BuildError::user(format!("`{}` is no git remote", shown()))
-                .help("remotes are fetched over https, http and git"));
+                .help("remotes are fetched over https, http, ssh and git"));
         }
     }
     let name = host(address).unwrap_or_default();
-    if name.is_empty() || name.starts_with('-') {
+    let user = split_login(address).0.unwrap_or_default();
+    if name.is_empty() || name.starts_with('-') || user.starts_with('-') {
         return Err(BuildError::user(format!("`{}` names no host", shown())));
     }
     Ok(())
@@ -112,13 +148,6 @@ pub(super) async fn check_host(address: &str) -> Result<(), BuildError> {
         // With a proxy only the proxy may know the name; git says what is wrong if nobody does.
         Err(_) => Ok(()),
     }
-}
-
-fn no_ssh(shown: &str) -> BuildError {
-    BuildError::user(format!(
-        "`{shown}`: git over SSH needs the client's SSH agent, which is not supported yet"
-    ))
-    .help("use the https address, with `--secret id=GIT_AUTH_TOKEN,env=…` if it asks for a login")
 }
 
 /// Whether `text` is a whole object name.
@@ -200,12 +229,29 @@ mod tests {
             ("file:///etc", false),
             ("/etc", false),
             ("ext::sh -c x", false),
-            ("ssh://git@h/a", false),
-            ("git@h:a", false),
+            ("ssh://git@h/a", true),
+            ("git@h:a", true),
+            ("h:a", false),
+            ("ext::sh -c git@h:x", false),
+            ("git@-oProxyCommand=x:a", false),
+            ("ssh://-oProxyCommand=x/a", false),
+            ("ssh://-l@h/a", false),
             ("https:///a.git", false),
             ("git://-oProxyCommand=x/a", false),
         ] {
             assert_eq!(refuse(address).is_ok(), good, "{address}");
+        }
+    }
+
+    #[test]
+    fn only_users_of_ssh_belong_to_an_address() {
+        for (address, expected) in [
+            ("https://me:word@h/a", "https://h/a"),
+            ("ssh://git:word@h:22/a", "ssh://git@h:22/a"),
+            ("ssh://h/a", "ssh://h/a"),
+            ("git@h:a", "git@h:a"),
+        ] {
+            assert_eq!(plain(address), expected, "{address}");
         }
     }
 

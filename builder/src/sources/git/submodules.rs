@@ -181,9 +181,14 @@ fn resolve(base: &str, url: &str) -> Option<String> {
     if !(url.starts_with("./") || url.starts_with("../")) {
         return Some(url.to_owned());
     }
-    let (scheme, rest) = base.split_once("://")?;
-    let (host, path) = rest.split_once('/')?;
-    let mut components: Vec<&str> = path.trim_end_matches('/').split('/').collect();
+    let (host, path) = match base.split_once("://") {
+        Some((scheme, rest)) => base.split_at(scheme.len() + "://".len() + rest.find('/')?),
+        None => base.split_at(base.find(':')? + 1),
+    };
+    // `user@host:path` may lead to the home of the user, a URL leads to the root.
+    let root = if path.starts_with('/') { "/" } else { "" };
+    let path = path.trim_matches('/');
+    let mut components: Vec<&str> = path.split('/').collect();
     for component in url.split('/') {
         match component {
             "" | "." => {}
@@ -191,7 +196,7 @@ fn resolve(base: &str, url: &str) -> Option<String> {
             name => components.push(name),
         }
     }
-    Some(format!("{scheme}://{host}/{}", components.join("/")))
+    Some(format!("{host}{root}{}", components.join("/")))
 }
 
 #[cfg(test)]
@@ -208,6 +213,14 @@ mod tests {
             ("https://else/x.git", Some("https://else/x.git")),
         ] {
             assert_eq!(resolve("https://h:1/team/app.git", url).as_deref(), expected, "{url}");
+        }
+        for (base, expected) in [
+            ("git@h:team/app.git", "git@h:team/other.git"),
+            ("git@h:/team/app.git", "git@h:/team/other.git"),
+            ("git@h:app.git", "git@h:other.git"),
+            ("ssh://git@h/app.git", "ssh://git@h/other.git"),
+        ] {
+            assert_eq!(resolve(base, "../other.git").as_deref(), Some(expected), "{base}");
         }
     }
 
