@@ -127,25 +127,25 @@ pub async fn build(
     let lease = Arc::new(host.store.lease());
     check_entitlements(request, session, &host.entitlements)?;
     let job = Job::new(host, session, events, cancel, &request.insecure_registries);
-    let planned = plan::make(request, &job, &lease).await?;
-    for _ in 0..REWINDS {
+    let mut rewinds = 0..REWINDS;
+    loop {
         // A failure cancels the steps beside it; the token of the build itself stays as the client left it.
         let attempt = Job {
             cancel: cancel.child_token(),
             ..job.clone()
         };
-        match solve_and_export(request, &planned, &attempt, &lease).await {
-            Err(error) if error.rewind && !cancel.is_cancelled() => {
+        // Planned anew each time: an image of the store that turned out to be damaged may be in its registry.
+        let made = async {
+            let planned = plan::make(request, &attempt, &lease).await?;
+            solve_and_export(request, &planned, &attempt, &lease).await
+        };
+        match made.await {
+            Err(error) if error.rewind && !cancel.is_cancelled() && rewinds.next().is_some() => {
                 tracing::warn!(build = session.build_id(), %error, "starting again");
             }
             result => return result,
         }
     }
-    let attempt = Job {
-        cancel: cancel.child_token(),
-        ..job
-    };
-    solve_and_export(request, &planned, &attempt, &lease).await
 }
 
 /// Whether what the client allows is the client's to allow. The user that the server runs as could do all of it without the server;

@@ -35,10 +35,11 @@ pub async fn blob(origin: &Origin, blob: &Descriptor, job: &Job, step: StepNumbe
         // Boxed: this is written by the same code that reads layers.
         Origin::Fetched(source) => sources::again(source, blob, job, step).boxed().await,
         Origin::Layout(context) => from_layout(context, blob, job).await,
-        Origin::Built => Err(BuildError::bug(format!(
-            "blob {} was built here and can not be fetched",
+        Origin::Built => Err(BuildError::environment(format!(
+            "blob {}, which was built here, is gone from the store",
             blob.digest
-        ))),
+        ))
+        .rewinding()),
     }
 }
 

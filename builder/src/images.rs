@@ -79,18 +79,30 @@ pub async fn resolve(
         return from_layout(context, platform, request, job).await;
     }
     let reference: Reference = name.parse().map_err(|error| BuildError::user(format!("{error}")))?;
+    let mut damaged = false;
     if lookup.store
         && reference.digest().is_none()
         && let Some(image) = job.host.store.images().image(&reference)
         && let Some(variant) = image.variant(platform)
-        && let Some(image) = from_store(variant, job)?
     {
-        return Ok(image);
+        match from_store(variant, job)? {
+            Some(image) => return Ok(image),
+            None => damaged = true,
+        }
     }
     let pinned = lookup
         .pin
         .map_or_else(|| reference.clone(), |digest| reference.with_digest(digest));
     let found = from_registry(&pinned, platform, job).await;
+    let found = found.map_err(|error| match damaged {
+        true => error
+            .note(format!(
+                "the store has `{}`, but not all of its bytes any more",
+                reference.familiar()
+            ))
+            .help("build it again, or push it where it can be found"),
+        false => error,
+    });
     found.map_err(|error| match for_others(&reference, platform, job) {
         Some(others) => error.note(format!("the store has `{}` for {others} only", reference.familiar())),
         None => error,

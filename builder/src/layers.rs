@@ -331,11 +331,13 @@ impl Layers {
             .store
             .blobs()
             .ingest()
-            .map_err(|error| store_failed(&error))?;
+            .map_err(|error| store_failed(&error))?
+            .digested_by_writer();
         let written = tar::write(entries, None, &mut ingest)
             .map_err(|error| BuildError::user(error.to_string()).note(cause(&error)))?;
-        let digest = ingest
-            .commit(Some((written.diff_id.0, written.size_bytes)))
+        let digest = written.diff_id.0;
+        ingest
+            .commit(digest, written.size_bytes)
             .map_err(|error| store_failed(&error))?;
         self.remember_tree(written.diff_id, written.tree)?;
         let form = Descriptor::new(Compression::None.media_type(), digest, written.size_bytes);
@@ -421,12 +423,11 @@ impl Layers {
             .store
             .blobs()
             .ingest()
-            .map_err(|error| store_failed(&error))?;
+            .map_err(|error| store_failed(&error))?
+            .digested_by_writer();
         let (digest, size) = compress::compress(plain, compression, None, COMPRESS_THREADS, &mut ingest)
             .map_err(|error| store_failed(&error))?;
-        ingest
-            .commit(Some((digest, size)))
-            .map_err(|error| store_failed(&error))?;
+        ingest.commit(digest, size).map_err(|error| store_failed(&error))?;
         let form = Descriptor::new(compression.media_type(), digest, size);
         self.inner
             .store

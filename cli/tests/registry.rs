@@ -47,6 +47,31 @@ fn what_is_pushed_is_read_back_by_others_and_pushed_only_once() {
 }
 
 #[test]
+fn a_base_of_the_store_that_is_damaged_is_found_in_its_registry() {
+    needs!(REGISTRY);
+    let (place, registry) = (Place::new(), Registry::start());
+    let base = registry.name("base:1");
+    place.file("data", &"data\n".repeat(1000));
+    place.dockerfile("FROM scratch\nCOPY data /\n");
+    drop(place.build(&["-t", &base, "--push", "."]).exits(0));
+    place.dockerfile(&format!("FROM {base}\nCOPY Dockerfile /d\n"));
+    let before = place.image(&[]);
+    place.damage_files("blobs");
+    let after = place.image(&[]);
+    assert_eq!(after.layer(0), before.layer(0));
+    assert_eq!(after.layer(1).len(), before.layer(1).len());
+    // Nobody else has this one.
+    place.dockerfile("FROM scratch\nCOPY data /\n");
+    drop(place.build(&["-t", "127.0.0.1:9/local:1", "."]).exits(0));
+    place.dockerfile("FROM 127.0.0.1:9/local:1\nCOPY Dockerfile /d\n");
+    drop(place.image(&[]));
+    place.damage_files("blobs");
+    place.dockerfile("FROM 127.0.0.1:9/local:1\nCOPY Dockerfile /e\n");
+    let failed = place.build(&["--output=type=oci,dest=out.tar", "."]).exits(4);
+    drop(failed.says("not all of its bytes any more").says("build it again"));
+}
+
+#[test]
 fn an_image_of_the_store_is_tagged_pushed_pulled_and_removed() {
     needs!(REGISTRY);
     let (place, registry) = (place(), Registry::start());

@@ -1,8 +1,7 @@
 //! A store that is damaged, full, or somebody else's: the next build is right all the same.
 #![expect(clippy::unwrap_used, reason = "all of this is part of tests")]
 
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
@@ -11,35 +10,11 @@ use testdata::machine::Need;
 
 use crate::support::Place;
 use crate::support::build::needs;
+use crate::support::damage::{damage, files_below};
 use crate::support::leaks::nothing_is_left;
 use crate::support::server::{end_of, read_until, send, step_started};
 
 const DOCKERFILE: &str = "FROM base\nRUN head -c 100000 /bin/busybox > /made\nCOPY --from=base /etc/passwd /p\n";
-
-fn files_below(directory: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    let Ok(entries) = std::fs::read_dir(directory) else {
-        return found;
-    };
-    for entry in entries {
-        let entry = entry.unwrap();
-        if entry.file_type().unwrap().is_dir() {
-            found.extend(files_below(&entry.path()));
-        } else {
-            found.push(entry.path());
-        }
-    }
-    found
-}
-
-/// Flips a bit in the middle of a file.
-fn damage(path: &Path) {
-    let file = std::fs::File::options().read(true).write(true).open(path).unwrap();
-    let middle = file.metadata().unwrap().len() / 2;
-    let mut byte = [0];
-    file.read_exact_at(&mut byte, middle).unwrap();
-    file.write_all_at(&[byte[0] ^ 0x10], middle).unwrap();
-}
 
 /// The layers without times: a step that runs again makes its files at another time.
 fn timeless(image: &Image) -> Vec<Vec<LayerEntry>> {

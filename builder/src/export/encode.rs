@@ -72,7 +72,9 @@ pub async fn layers(
         let stack = stack.clone();
         let future = async move {
             let layer = stack.layers()[index].clone();
+            // A base that was built here has no form of its own yet, only that in which the store keeps it.
             let descriptor = if index < base_layers
+                && layer.origin != Origin::Built
                 && let Some(form) = layer.info.forms.first()
             {
                 form.clone()

@@ -1,8 +1,8 @@
 //! Compressed forms of a layer, and back.
 //!
 //! The bytes depend on the input, the form and the level alone: gzip is a sequence of members of 1 MiB of input each, made in
-//! parallel and put out in order, so neither the number of threads nor their timing can be seen; zstd is one frame with fixed
-//! parameters.
+//! parallel and put out in order, so neither the number of threads nor their timing can be seen; zstd is one frame of
+//! jobs whose size the level decides.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -60,7 +60,7 @@ pub fn compress(
     match compression {
         Compression::None => copy(reader, &mut out)?,
         Compression::Gzip => gzip(reader, gzip_level(level)?, threads.max(1), &mut out)?,
-        Compression::Zstd => zstd_frame(reader, zstd_level(level)?, &mut out)?,
+        Compression::Zstd => zstd_frame(reader, zstd_level(level)?, threads.max(1), &mut out)?,
     }
     Ok(out.finish())
 }
@@ -166,8 +166,11 @@ fn copy(mut reader: impl Read, out: &mut Measured<'_>) -> Result<(), CompressErr
     }
 }
 
-fn zstd_frame(mut reader: impl Read, level: i32, out: &mut Measured<'_>) -> Result<(), CompressError> {
+fn zstd_frame(mut reader: impl Read, level: i32, threads: usize, out: &mut Measured<'_>) -> Result<(), CompressError> {
     let mut encoder = zstd::stream::write::Encoder::new(out, level).map_err(CompressError::Write)?;
+    // With threads, even with one, the library cuts the input into jobs of a size that the level decides.
+    let threads = u32::try_from(threads).unwrap_or(u32::MAX);
+    encoder.multithread(threads).map_err(CompressError::Write)?;
     loop {
         let block = read_block(&mut reader)?;
         encoder.write_all(&block).map_err(CompressError::Write)?;
@@ -417,6 +420,16 @@ mod tests {
             assert!(squeeze(&bytes, Compression::Gzip, threads) == one, "{threads}");
         }
         assert_eq!(one[4..8], [0; 4], "no clock in the header");
+    }
+
+    #[test]
+    fn zstd_does_not_depend_on_the_number_of_threads() {
+        // Several jobs of four windows each.
+        let bytes = sample(21 * MEMBER_BYTES + 13);
+        let one = squeeze(&bytes, Compression::Zstd, 1);
+        for threads in [2, 3, 8] {
+            assert!(squeeze(&bytes, Compression::Zstd, threads) == one, "{threads}");
+        }
     }
 
     #[test]

@@ -211,6 +211,61 @@ impl Ingest {
         self.sink.publish(found)?;
         Ok(found)
     }
+
+    /// The same for whoever digests the bytes anyway, on their way here: they are not digested twice.
+    #[must_use]
+    pub fn digested_by_writer(self) -> DigestedIngest {
+        DigestedIngest {
+            sink: self.sink,
+            size_bytes: self.size_bytes,
+        }
+    }
+}
+
+/// A blob whose writer says what its digest is; dropped, it never was.
+pub struct DigestedIngest {
+    sink: Box<dyn Sink>,
+    size_bytes: u64,
+}
+
+impl fmt::Debug for DigestedIngest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DigestedIngest")
+            .field("size_bytes", &self.size_bytes)
+            .finish_non_exhaustive()
+    }
+}
+
+impl DigestedIngest {
+    /// Makes it the blob `digest` of `size_bytes` bytes. Readers compare the digest, as they always do.
+    ///
+    /// # Errors
+    /// [`BlobError::Mismatch`] if other than that many bytes came, and when they cannot be kept; then nothing was added.
+    pub fn commit(self, digest: Digest, size_bytes: u64) -> Result<(), BlobError> {
+        if size_bytes != self.size_bytes {
+            return Err(BlobError::Mismatch {
+                expected: digest,
+                expected_bytes: size_bytes,
+                found: digest,
+                found_bytes: self.size_bytes,
+            });
+        }
+        Ok(self.sink.publish(digest)?)
+    }
+}
+
+impl Write for DigestedIngest {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.sink
+            .append(bytes)
+            .map_err(|error| io::Error::from(BlobError::from(error)))?;
+        self.size_bytes += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 impl Write for Ingest {
