@@ -13,6 +13,7 @@ mod errors;
 mod failures;
 mod help;
 mod mounts;
+mod networks;
 mod outputs;
 mod platforms;
 mod privileges;

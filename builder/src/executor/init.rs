@@ -29,7 +29,7 @@ use super::root::{self, Entered};
 use super::spec::{Attempt, Failure, NetworkPlan, Reply, Spec, Status, receive, send};
 use super::target::Want;
 use super::user::{self, Identity};
-use super::{DEFAULT_HOSTNAME, Security, insecure, seccomp};
+use super::{DEFAULT_HOSTNAME, Security, insecure, network, seccomp};
 use crate::sys::{self, Fork};
 
 /// What root in a step may do: the fourteen capabilities that container engines have always given.
@@ -109,7 +109,7 @@ fn isolate(spec: &Spec) -> Result<Fork, Failure> {
     }
     sys::unshare(flags).attempt("make namespaces")?;
     if spec.network == NetworkPlan::Isolated {
-        sys::loopback_up().attempt("bring loopback up")?;
+        network::loopback_up().attempt("bring loopback up")?;
     }
     sys::fork().attempt("fork")
 }

@@ -262,6 +262,8 @@ pub enum ExecError {
     Network {
         /// What failed.
         reason: String,
+        /// Whether a network with nothing but loopback can be made.
+        loopback: bool,
     },
     /// The sandbox ended without a report: something outside killed it.
     #[error("the sandbox was killed from outside")]

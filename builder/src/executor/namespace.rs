@@ -136,11 +136,16 @@ impl Runner {
             return Ok(None);
         }
         let networks = Arc::clone(&self.networks);
-        let failed = |reason: String| ExecError::Network { reason };
         let lease = tokio::task::spawn_blocking(move || networks.lease())
             .await
-            .map_err(|error| failed(error.to_string()))?;
-        lease.map(Some).map_err(|error| failed(error.to_string()))
+            .map_err(|error| ExecError::Start {
+                action: "make its network",
+                source: io::Error::other(error),
+            })?;
+        lease.map(Some).map_err(|error| ExecError::Network {
+            loopback: error.leaves_loopback(),
+            reason: error.to_string(),
+        })
     }
 
     fn spec(&self, process: &Process, lease: Option<&Lease>, group: &Group) -> Spec {

@@ -5,8 +5,8 @@ use std::path::Path;
 use proto::platform::Platform;
 use rustix::mount::{FsOpenFlags, fsconfig_set_string, fsopen};
 
-use super::cgroup;
 use super::emulation::Handlers;
+use super::{cgroup, network};
 
 /// One fact.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub struct Probe {
 /// Looks at everything that the root tier needs, without changing anything.
 #[must_use]
 pub fn probe() -> Vec<Probe> {
-    vec![root(), overlay(), limits(), tool("ip"), tool("nft"), emulation()]
+    vec![root(), overlay(), limits(), network(), emulation()]
 }
 
 fn root() -> Probe {
@@ -85,27 +85,19 @@ fn emulation() -> Probe {
     }
 }
 
-/// A tool that networks of steps need.
-fn tool(name: &'static str) -> Probe {
-    let dirs = [
-        "/usr/local/sbin",
-        "/usr/sbin",
-        "/sbin",
-        "/usr/local/bin",
-        "/usr/bin",
-        "/bin",
-    ];
-    let path = dirs
-        .iter()
-        .map(|dir| Path::new(dir).join(name))
-        .find(|path| path.exists());
-    let found = path.as_ref().map_or_else(
-        || "missing: no default network for steps".to_owned(),
-        |path| path.display().to_string(),
-    );
+/// Everything that a network of a step needs is made in a namespace that is thrown away.
+fn network() -> Probe {
+    let rehearsed = network::rehearse();
+    let found = match &rehearsed {
+        Ok(found) => format!("steps get networks of their own; {found}"),
+        Err(error) if error.leaves_loopback() => {
+            format!("steps run with `--network=none` or `--network=host` only: {error}")
+        }
+        Err(error) => format!("steps run with `--network=host` only: {error}"),
+    };
     Probe {
-        name,
-        ok: path.is_some(),
+        name: "network",
+        ok: rehearsed.is_ok(),
         found,
     }
 }

@@ -465,6 +465,13 @@ fn failure(exec: &ExecOp, result: Result<ExitReport, ExecError>, canceled: bool)
         }
         Err(ExecError::Cancelled) => BuildError::canceled(),
         Err(error @ ExecError::Refused { .. }) => BuildError::user(error.to_string()),
+        Err(error @ ExecError::Network { loopback, .. }) => {
+            let without = match loopback {
+                true => "`--network=none` and `--network=host --allow=network.host` work without",
+                false => "`--network=host --allow=network.host` works without",
+            };
+            BuildError::environment(error.to_string()).help(without)
+        }
         Err(error) => BuildError::new(Blame::Environment, error.to_string()),
     }
 }

@@ -10,4 +10,4 @@ mod process;
 mod security;
 
 pub(crate) use process::{Fork, close_on_exec_from, execve, exit_now, fork, reset_signals, unshare};
-pub(crate) use security::{FilterOp, install_filter, loopback_up, mount_setattr};
+pub(crate) use security::{FilterOp, explain_netlink_errors, install_filter, mount_setattr};

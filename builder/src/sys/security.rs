@@ -1,4 +1,4 @@
-//! Mount attributes, the system call filter, and the loopback interface.
+//! Mount attributes, the system call filter, and explanations of netlink.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -82,29 +82,17 @@ pub(crate) fn mount_setattr(mount: impl AsFd, set: u64) -> io::Result<()> {
     }
 }
 
-#[repr(C)]
-struct InterfaceRequest {
-    name: [u8; 16],
-    flags: libc::c_short,
-    rest: [u8; 22],
-}
-
-/// Brings `lo` of the current network namespace up.
-pub(crate) fn loopback_up() -> io::Result<()> {
-    let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)?;
-    let mut name = [0; 16];
-    name[..2].copy_from_slice(b"lo");
-    let up = libc::c_short::try_from(libc::IFF_UP).map_err(io::Error::other)?;
-    let request = InterfaceRequest {
-        name,
-        flags: up,
-        rest: [0; 22],
-    };
-    // SAFETY: `request` has the size and layout of `ifreq` with `ifr_flags`, and the kernel only reads it.
-    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
+/// Makes the kernel say in words why it refuses a message on this netlink socket, without repeating the message.
+pub(crate) fn explain_netlink_errors(socket: impl AsFd) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    let size = libc::socklen_t::try_from(size_of_val(&on)).map_err(io::Error::other)?;
+    for option in [libc::NETLINK_EXT_ACK, libc::NETLINK_CAP_ACK] {
+        let fd = socket.as_fd().as_raw_fd();
+        // SAFETY: the kernel reads `size` bytes behind the pointer, which are those of `on`.
+        let result = unsafe { libc::setsockopt(fd, libc::SOL_NETLINK, option, (&raw const on).cast(), size) };
+        if result != 0 {
+            return Err(io::Error::last_os_error());
+        }
     }
+    Ok(())
 }
