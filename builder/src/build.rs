@@ -20,7 +20,7 @@ use crate::plan::{self, Planned};
 use crate::platforms::Shape;
 use crate::request::{Blame, BuildError, BuildRequest};
 use crate::session::Session;
-use crate::solve::{self, Solve};
+use crate::solve::{self, Results, Solve};
 
 /// What every part of one build may use.
 #[derive(Debug, Clone)]
@@ -180,6 +180,7 @@ async fn solve_and_export(
         store: Arc::clone(&job.host.store),
         lease: Arc::clone(lease),
         flights: job.host.flights.clone(),
+        results: Results::default(),
         slots: Arc::clone(&job.host.slots),
         events: Arc::clone(&job.events),
         cancel: job.cancel.clone(),

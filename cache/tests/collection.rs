@@ -19,7 +19,7 @@ use cache::records::RecordStore;
 use cache::store::{Options, Store};
 use proto::digest::{ChainId, ContentDigest, DiffId, Digest};
 use proto::oci::{Descriptor, media_type};
-use proto::record::{CacheKey, CacheRecord, LayerInfo, MissReason, Preimage};
+use proto::record::{Alias, CacheKey, CacheRecord, LayerInfo, MissReason, Preimage};
 use proto::tree::Tree;
 
 /// Later than the time of any file, so that ages are the clock's.
@@ -68,6 +68,13 @@ fn record(name: &str, duration_ms: u64) -> CacheRecord {
     }
 }
 
+fn alias(name: &str) -> Alias {
+    Alias {
+        key: key(name),
+        inputs: Vec::new(),
+    }
+}
+
 fn build(store: &Store, name: &str, duration_ms: u64) {
     store.blobs().put(name.as_bytes()).unwrap();
     store.trees().put(layer(name), &Tree::default()).unwrap();
@@ -75,7 +82,7 @@ fn build(store: &Store, name: &str, duration_ms: u64) {
     store.records().insert(&record(name, duration_ms)).unwrap();
     store
         .records()
-        .put_alias(key(&format!("alias of {name}")), key(name))
+        .put_alias(key(&format!("alias of {name}")), &alias(name))
         .unwrap();
 }
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! lookup     keys bottom-up as far as they can be known, one batch of record lookups
+//! agree      which of these keys must not be used, since the files behind them are of another run: pure
 //! state      which vertices are wanted, which wait, which are done: pure
 //! scheduler  the one task that owns the state; starts work, never does it
 //! vertex     the life of one vertex that was not a hit at first: key, look again, run, record
@@ -9,6 +10,7 @@
 //!
 //! It does not know what an op does: that is behind [`Work`].
 
+pub mod agree;
 pub mod cache_key;
 pub mod source_key;
 pub mod explain;
@@ -18,7 +20,8 @@ pub mod scheduler;
 pub mod state;
 pub mod vertex;
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use cache::store::Store;
 use futures_util::future::BoxFuture;
@@ -96,6 +99,25 @@ impl Inputs {
     }
 }
 
+/// Results of one build by their keys: whatever has a key twice in a build is one result, even if another build replaces the record
+/// in between. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Results(Arc<Mutex<HashMap<CacheKey, Output>>>);
+
+impl Results {
+    /// The result that this build has for `key`.
+    #[must_use]
+    pub fn of(&self, key: CacheKey) -> Option<Output> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned()
+    }
+
+    /// From now on `output` is what this build has for its key, unless there is something already.
+    pub fn keep(&self, output: &Output) {
+        let mut results = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        results.entry(output.key).or_insert_with(|| output.clone());
+    }
+}
+
 /// Everything one solve needs.
 #[derive(Clone)]
 pub struct Solve {
@@ -109,6 +131,8 @@ pub struct Solve {
     pub lease: Arc<cache::lease::Lease>,
     /// Work of all builds.
     pub flights: Flights,
+    /// What this build has already.
+    pub results: Results,
     /// One permit a step that runs.
     pub slots: Arc<Semaphore>,
     /// Where to report.

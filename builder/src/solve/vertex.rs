@@ -5,14 +5,14 @@ use std::time::Duration;
 use cache::lease::Held;
 use cache::records::{Inserted, RecordStore};
 use proto::canonical;
-use proto::definition::{Op, Vertex, VertexId};
+use proto::definition::{Vertex, VertexId};
 use proto::digest::ContentDigest;
 use proto::platform::Platform;
-use proto::record::{CacheKey, CacheRecord, Preimage};
+use proto::record::{Alias, CacheKey, CacheRecord, Preimage};
 
 use super::flight::{Boarding, Flight};
 use super::lookup::{Known, output_of};
-use super::{Inputs, Output, Solve, cache_key, explain};
+use super::{Inputs, Output, Solve, agree, cache_key, explain};
 use crate::event::{StepEnd, StepNumber};
 use crate::layers::store_failed;
 use crate::request::{Blame, BuildError, FailedStep};
@@ -27,7 +27,7 @@ const TAIL_LINES: usize = 20;
 /// What the work reports, with the step's name; cancellation.
 pub async fn live(solve: &Solve, id: VertexId, inputs: Inputs, known: Known) -> Result<Output, BuildError> {
     let (key, preimage) = complete_key(solve, id, &inputs, known).await?;
-    let below = inputs.stack(root_of(solve, id));
+    let below = inputs.stack(agree::root_of(solve.definition.vertex(id)));
     let forced = solve.no_cache.applies_to(&solve.definition.vertex(id).stage);
     let flight = match board(solve, id, key, &below, forced).await? {
         Turn::Found(output) => return Ok(*output),
@@ -45,6 +45,9 @@ pub async fn live(solve: &Solve, id: VertexId, inputs: Inputs, known: Known) -> 
         },
     )
     .await;
+    if let Ok(output) = &output {
+        solve.results.keep(output);
+    }
     drop(flight);
     output
 }
@@ -55,14 +58,6 @@ struct Job {
     preimage: Preimage,
     below: Stack,
     forced: bool,
-}
-
-fn root_of(solve: &Solve, id: VertexId) -> Option<VertexId> {
-    match &solve.definition.vertex(id).op {
-        Op::Exec(exec) => exec.root,
-        Op::File(file) => file.root,
-        Op::Image(_) | Op::Local(_) | Op::Http(_) | Op::Git(_) => None,
-    }
 }
 
 /// The key with all content in it. What it took a stage's files to find out is remembered, so that the next build need not.
@@ -89,12 +84,14 @@ async fn complete_key(
     let content = solve.work.content(id, inputs).await?;
     let preimage = cache_key::with_content(cache_key::fields(vertex, &key_of), content);
     let key = canonical::key(&preimage);
-    let alias = cache_key::alias(vertex, &key_of);
-    solve
-        .store
-        .records()
-        .put_alias(alias, key)
-        .map_err(|error| store_failed(&error))?;
+    let read = agree::chains_read(&solve.definition, vertex, inputs);
+    if !read.is_empty() {
+        let alias = Alias { key, inputs: read };
+        let records = solve.store.records();
+        records
+            .put_alias(cache_key::alias(vertex, &key_of), &alias)
+            .map_err(|error| store_failed(&error))?;
+    }
     Ok((key, preimage))
 }
 
@@ -107,7 +104,10 @@ enum Turn {
 async fn board(solve: &Solve, id: VertexId, key: CacheKey, below: &Stack, forced: bool) -> Result<Turn, BuildError> {
     loop {
         let boarding = solve.flights.board(key);
-        if !forced && let Some(output) = look_again(solve, key, below) {
+        let own = solve.results.of(key).filter(|own| is_result(own, below, forced));
+        let found = own.or_else(|| if forced { None } else { look_again(solve, key, below) });
+        if let Some(output) = found {
+            solve.results.keep(&output);
             report_cached(solve, id);
             return Ok(Turn::Found(Box::new(output)));
         }
@@ -121,6 +121,14 @@ async fn board(solve: &Solve, id: VertexId, key: CacheKey, below: &Stack, forced
             }
         }
     }
+}
+
+/// Whether `own`, which this build has under the same key, is the result here too: on the same layers, and of a run of this build
+/// if the user wants to see one.
+fn is_result(own: &Output, below: &Stack, forced: bool) -> bool {
+    let chains = own.stack.chains();
+    let under = chains.len().checked_sub(2).map(|index| chains[index]);
+    under == below.chain() && (own.ran.is_some() || !forced)
 }
 
 fn look_again(solve: &Solve, key: CacheKey, below: &Stack) -> Option<Output> {
