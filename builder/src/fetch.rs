@@ -13,7 +13,7 @@ use proto::reference::Reference;
 use crate::blocking;
 use crate::build::Job;
 use crate::event::StepNumber;
-use crate::layers::store_failed;
+use crate::layers::{lost, store_failed};
 use crate::request::{Blame, BuildError};
 use crate::session::Session;
 use crate::sources;
@@ -35,10 +35,8 @@ pub async fn blob(origin: &Origin, blob: &Descriptor, job: &Job, step: StepNumbe
         // Boxed: this is written by the same code that reads layers.
         Origin::Fetched(source) => sources::again(source, blob, job, step).boxed().await,
         Origin::Layout(context) => from_layout(context, blob, job).await,
-        Origin::Built => Err(BuildError::bug(format!(
-            "blob {} was built here and can not be fetched",
-            blob.digest
-        ))),
+        // Built here: only the step that made it can make it again.
+        Origin::Built => Err(lost(&format!("blob {}", blob.digest))),
     }
 }
 

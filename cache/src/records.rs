@@ -124,7 +124,12 @@ impl DiskRecords {
         if self.read_alias(&name).as_ref() == Some(alias) {
             return Ok(());
         }
-        sealed::write(&self.disk, &name, v1::StoredAlias::from(alias).encode_to_vec(), Sync::Group)
+        sealed::write(
+            &self.disk,
+            &name,
+            v1::StoredAlias::from(alias).encode_to_vec(),
+            Sync::Group,
+        )
     }
 
     /// The key that the step `identity` had last, whatever became of it.

@@ -162,6 +162,32 @@ fn nothing_that_a_lease_holds_is_collected() {
 }
 
 #[test]
+fn a_snapshot_and_a_tree_of_a_base_stay_while_they_are_held_and_for_a_while_after() {
+    let bench = bench();
+    let chain = ChainId(layer("base").0);
+    bench.store.trees().put(layer("base"), &Tree::default()).unwrap();
+    let snapshots = Snapshots::default();
+    snapshots.0.borrow_mut().insert(chain, 4096);
+    let lease = bench.store.lease();
+    lease.hold(Held::Chain(chain));
+    lease.hold(Held::Layer(layer("base")));
+    let there = || {
+        (
+            snapshots.0.borrow().contains_key(&chain),
+            bench.store.trees().contains(layer("base")),
+        )
+    };
+    bench.store.gc(EVERYTHING, Some(&snapshots)).unwrap();
+    assert_eq!(there(), (true, true));
+    drop(lease);
+    bench.store.gc(Policy::default(), Some(&snapshots)).unwrap();
+    assert_eq!(there(), (true, true), "used just now");
+    bench.now.fetch_add(RECENT_MS, Ordering::Relaxed);
+    bench.store.gc(Policy::default(), Some(&snapshots)).unwrap();
+    assert_eq!(there(), (false, false));
+}
+
+#[test]
 fn an_image_keeps_its_config_layers_and_snapshots() {
     let bench = bench();
     for name in ["base", "top", "arm", "other"] {

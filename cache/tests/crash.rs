@@ -330,7 +330,9 @@ fn a_flipped_bit_anywhere_is_a_miss_and_never_wrong_data() {
             ),
             (
                 "aliases",
-                store.records().aliases(&[key("alias")])[0].as_ref().map(|alias| format!("{alias:?}")),
+                store.records().aliases(&[key("alias")])[0]
+                    .as_ref()
+                    .map(|alias| format!("{alias:?}")),
             ),
             ("steps", store.records().last_key(step).map(|key| key.to_string())),
             (

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use cache::lease::Held;
 use cache::records::RecordStore;
 use proto::canonical;
 use proto::definition::{InputMode, VertexId};
@@ -75,6 +76,10 @@ pub async fn look(solve: &Solve, targets: &[VertexId]) -> Result<Looked, BuildEr
 /// The outputs of all vertices that need not run, if every key is right.
 fn hits(solve: &Solve, known: &[Known]) -> BTreeMap<VertexId, Output> {
     let keys: Vec<CacheKey> = known.iter().filter_map(|known| known.key).collect();
+    // Held first: what is found then stays until this build has used it.
+    for key in &keys {
+        solve.lease.hold(Held::Record(*key));
+    }
     let found = solve.store.records().lookup(&keys);
     let records: BTreeMap<CacheKey, CacheRecord> = keys
         .into_iter()
@@ -150,7 +155,11 @@ async fn know(solve: &Solve, id: VertexId, known: &[Known]) -> Result<Answer, Bu
             .expect("checked above: all inputs have keys")
     };
     if agree::stages_read(&solve.definition, vertex).next().is_some() {
-        let alias = solve.store.records().aliases(&[cache_key::alias(vertex, &key_of)]).pop();
+        let alias = solve
+            .store
+            .records()
+            .aliases(&[cache_key::alias(vertex, &key_of)])
+            .pop();
         return Ok(alias.flatten().map_or(Answer::Known(Known::default()), Answer::Alias));
     }
     let content = solve.work.content(id, &Inputs::default()).await?;

@@ -132,6 +132,7 @@ fn is_result(own: &Output, below: &Stack, forced: bool) -> bool {
 }
 
 fn look_again(solve: &Solve, key: CacheKey, below: &Stack) -> Option<Output> {
+    solve.lease.hold(Held::Record(key));
     let record = solve.store.records().lookup(&[key]).pop()??;
     output_of(solve, below, &record)
 }

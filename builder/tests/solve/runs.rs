@@ -103,19 +103,20 @@ async fn copies_of_two_runs_of_one_stage_never_meet() {
 }
 
 #[tokio::test]
-async fn a_run_that_another_build_began_and_did_not_finish_counts() {
+async fn a_run_of_a_build_that_failed_afterwards_counts() {
     let bench = Bench::new();
-    let dated = dated();
+    let mut dated = dated();
     let first = bench.build_at(1, &dated.graph, dated.target).await;
     bench.evict(&first, dated.stage);
-    bench.evict(&first, dated.f);
+    let fails = dated.graph.run(dated.stage, "fails");
     let failing = Script {
         time: 2,
-        fails: Some(dated.f),
+        fails: Some(fails),
         ..script(&dated.graph, &[])
     };
-    assert!(bench.build(failing, dated.target).await.result.is_err());
+    assert!(bench.build(failing, fails).await.result.is_err());
     let third = bench.build_at(3, &dated.graph, dated.target).await;
+    assert_eq!(third.ran(), [F, G, "RUN last"]);
     assert!(third.holds(dated.f, F, 2) && third.holds(dated.g, G, 2));
 }
 
