@@ -6,6 +6,8 @@
 //! state      which vertices are wanted, which wait, which are done: pure
 //! scheduler  the one task that owns the state; starts work, never does it
 //! vertex     the life of one vertex that was not a hit at first: key, look again, run, record
+//! flight     work that several builds want: done once, and as long as one of them wants it
+//! report     what the build that started a step tells of it
 //! ```
 //!
 //! It does not know what an op does: that is behind [`Work`].
@@ -16,6 +18,7 @@ pub mod source_key;
 pub mod explain;
 pub mod flight;
 pub mod lookup;
+pub mod report;
 pub mod scheduler;
 pub mod state;
 pub mod vertex;
@@ -47,12 +50,14 @@ pub trait Work: Send + Sync {
     /// images answer without their outputs.
     fn content<'a>(&'a self, id: VertexId, inputs: &'a Inputs) -> BoxFuture<'a, Result<Vec<Field>, BuildError>>;
 
-    /// Does the work of `id` and returns the layer it adds to its root.
+    /// Does the work of `id` and returns the layer it adds to its root. It ends early when `cancel` says so, and not when this
+    /// build is canceled: others may wait for the same work.
     fn run<'a>(
         &'a self,
         id: VertexId,
         inputs: &'a Inputs,
         step: StepNumber,
+        cancel: &CancellationToken,
     ) -> BoxFuture<'a, Result<Layer, BuildError>>;
 
     /// Whether the bytes of a recorded layer are still there, in any form.

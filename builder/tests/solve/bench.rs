@@ -139,6 +139,8 @@ pub(crate) struct Script {
     pub(crate) fails: Option<VertexId>,
     /// Steps wait here until the test lets them go.
     pub(crate) gate: Option<Arc<Notify>>,
+    /// A step was told to end, and has.
+    pub(crate) canceled: AtomicBool,
     pub(crate) bytes_are_gone: AtomicBool,
 }
 
@@ -193,13 +195,21 @@ impl Work for Script {
         id: VertexId,
         inputs: &'a Inputs,
         _step: StepNumber,
+        cancel: &CancellationToken,
     ) -> BoxFuture<'a, Result<Layer, BuildError>> {
+        let cancel = cancel.clone();
         async move {
-            if let Some(gate) = &self.gate {
-                gate.notified().await;
-            }
             let name = self.definition.vertex(id).name.clone();
             self.ran.lock().unwrap().push(name.clone());
+            if let Some(gate) = &self.gate {
+                tokio::select! {
+                    () = gate.notified() => {}
+                    () = cancel.cancelled() => {
+                        self.canceled.store(true, Ordering::Relaxed);
+                        return Err(BuildError::canceled());
+                    }
+                }
+            }
             if self.fails == Some(id) {
                 return Err(BuildError::user("no"));
             }

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a step of a test that cannot be done fails the test")]
 
 mod bench;
+mod flights;
 mod runs;
 
 use std::sync::Arc;
