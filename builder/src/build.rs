@@ -15,12 +15,13 @@ use crate::event::{EventLog, StepEnd, StepNumber};
 use crate::export::{self, bundle::Made};
 use crate::fetch;
 use crate::host::Host;
+use crate::images;
 use crate::op::work::BuildWork;
 use crate::plan::{self, Planned};
 use crate::platforms::Shape;
 use crate::request::{Blame, BuildError, BuildRequest};
 use crate::session::Session;
-use crate::solve::{self, Solve};
+use crate::solve::{self, Results, Solve};
 
 /// What every part of one build may use.
 #[derive(Debug, Clone)]
@@ -33,6 +34,8 @@ pub struct Job {
     pub events: Arc<EventLog>,
     /// Ends the build.
     pub cancel: CancellationToken,
+    /// Holds what this build found or made, until it ends.
+    pub lease: Arc<Lease>,
     /// Registries, with the client's logins.
     pub registry: RegistryAccess,
 }
@@ -47,9 +50,14 @@ impl Job {
         cancel: &CancellationToken,
         insecure_registries: &[String],
     ) -> Self {
+        let lease = Arc::new(host.store.lease());
         Self {
             registry: fetch::access(&host.registry, session, insecure_registries),
-            host: host.clone(),
+            host: Host {
+                layers: host.layers.held_by(&lease),
+                ..host.clone()
+            },
+            lease,
             session: Arc::clone(session),
             events: Arc::clone(events),
             cancel: cancel.clone(),
@@ -124,28 +132,43 @@ pub async fn build(
     events: &Arc<EventLog>,
     cancel: &CancellationToken,
 ) -> Result<v1::Success, BuildError> {
-    let lease = Arc::new(host.store.lease());
     check_entitlements(request, session, &host.entitlements)?;
     let job = Job::new(host, session, events, cancel, &request.insecure_registries);
-    let mut rewinds = 0..REWINDS;
+    let mut planned = None;
+    let mut rewinds = 0;
     loop {
         // A failure cancels the steps beside it; the token of the build itself stays as the client left it.
         let attempt = Job {
             cancel: cancel.child_token(),
             ..job.clone()
         };
-        // Planned anew each time: an image of the store that turned out to be damaged may be in its registry.
-        let made = async {
-            let planned = plan::make(request, &attempt, &lease).await?;
-            solve_and_export(request, &planned, &attempt, &lease).await
-        };
-        match made.await {
-            Err(error) if error.rewind && !cancel.is_cancelled() && rewinds.next().is_some() => {
+        match plan_solve_and_export(request, &mut planned, &attempt).await {
+            Err(error) if error.rewind && rewinds < REWINDS && !cancel.is_cancelled() => {
                 tracing::warn!(build = session.build_id(), %error, "starting again");
+                rewinds += 1;
+                planned = planned.filter(|planned| still_holds(planned, &job));
             }
             result => return result,
         }
     }
+}
+
+/// Whether the images that a plan found are still there: what was lost may have been part of one that was built here, and then
+/// another one has to be found.
+fn still_holds(planned: &Planned, job: &Job) -> bool {
+    planned.images.values().all(|image| images::is_whole(&image.stack, job))
+}
+
+async fn plan_solve_and_export(
+    request: &BuildRequest,
+    planned: &mut Option<Planned>,
+    job: &Job,
+) -> Result<v1::Success, BuildError> {
+    let planned = match planned {
+        Some(planned) => planned,
+        None => planned.insert(plan::make(request, job).await?),
+    };
+    solve_and_export(request, planned, job).await
 }
 
 /// Whether what the client allows is the client's to allow. The user that the server runs as could do all of it without the server;
@@ -168,18 +191,14 @@ fn check_entitlements(request: &BuildRequest, session: &Session, for_others: &En
     }
 }
 
-async fn solve_and_export(
-    request: &BuildRequest,
-    planned: &Planned,
-    job: &Job,
-    lease: &Arc<Lease>,
-) -> Result<v1::Success, BuildError> {
+async fn solve_and_export(request: &BuildRequest, planned: &Planned, job: &Job) -> Result<v1::Success, BuildError> {
     let solve = Solve {
         definition: Arc::clone(&planned.definition),
         work: Arc::new(BuildWork::new(job, planned)),
         store: Arc::clone(&job.host.store),
-        lease: Arc::clone(lease),
+        lease: Arc::clone(&job.lease),
         flights: job.host.flights.clone(),
+        results: Results::default(),
         slots: Arc::clone(&job.host.slots),
         events: Arc::clone(&job.events),
         cancel: job.cancel.clone(),

@@ -13,7 +13,7 @@ use proto::reference::Reference;
 use crate::blocking;
 use crate::build::Job;
 use crate::event::StepNumber;
-use crate::layers::store_failed;
+use crate::layers::{lost, store_failed};
 use crate::request::{Blame, BuildError};
 use crate::session::Session;
 use crate::sources;
@@ -35,11 +35,8 @@ pub async fn blob(origin: &Origin, blob: &Descriptor, job: &Job, step: StepNumbe
         // Boxed: this is written by the same code that reads layers.
         Origin::Fetched(source) => sources::again(source, blob, job, step).boxed().await,
         Origin::Layout(context) => from_layout(context, blob, job).await,
-        Origin::Built => Err(BuildError::environment(format!(
-            "blob {}, which was built here, is gone from the store",
-            blob.digest
-        ))
-        .rewinding()),
+        // Built here: only the step that made it can make it again.
+        Origin::Built => Err(lost(&format!("blob {}", blob.digest))),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use cache::images::Variant;
+use cache::lease::Held;
 use cache::records::RecordStore;
 use cache::registry::best_for;
 use proto::digest::Digest;
@@ -144,6 +145,7 @@ pub async fn from_registry(reference: &Reference, platform: &Platform, job: &Job
 /// A store that cannot be read.
 pub fn from_store(variant: &Variant, job: &Job) -> Result<Option<ResolvedImage>, BuildError> {
     let store = &job.host.store;
+    job.lease.hold(Held::Blob(variant.config));
     let Some(bytes) = crate::export::store::read_blob(store, variant.config, DOCUMENT_LIMIT)? else {
         return Ok(None);
     };
@@ -159,18 +161,20 @@ pub fn from_store(variant: &Variant, job: &Job) -> Result<Option<ResolvedImage>,
         }
     });
     let stack = Stack::new(layers.collect());
-    let whole = stack
-        .layers()
-        .iter()
-        .zip(stack.chains())
-        .all(|(layer, chain)| layer.origin != Origin::Built || job.host.layers.is_local(layer, *chain));
-    Ok(whole.then_some(ResolvedImage {
+    Ok(is_whole(&stack, job).then_some(ResolvedImage {
         manifest: variant.config,
         config,
         config_bytes: bytes,
         stack,
         pin: None,
     }))
+}
+
+/// Whether each layer of an image is here or can be fetched.
+#[must_use]
+pub fn is_whole(stack: &Stack, job: &Job) -> bool {
+    let mut layers = stack.layers().iter().zip(stack.chains());
+    layers.all(|(layer, chain)| layer.origin != Origin::Built || job.host.layers.is_local(layer, *chain))
 }
 
 async fn from_layout(

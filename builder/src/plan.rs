@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use cache::lease::Lease;
 use frontend::diagnostic::{Diagnostic, Severity};
 use frontend::lower::LowerOptions;
 use frontend::patterns::{IgnoreFile, Patterns};
@@ -70,12 +69,12 @@ pub struct Context {
 }
 
 /// Reads the Dockerfile, lowers it for each platform until no base image is unknown, walks the contexts it reads, and fetches its
-/// remote sources, which `lease` holds.
+/// remote sources.
 ///
 /// # Errors
 /// Diagnostics of the Dockerfile, images that cannot be resolved, contexts and sources that cannot be read.
-pub async fn make(request: &BuildRequest, job: &Job, lease: &Lease) -> Result<Planned, BuildError> {
-    let remote = RemoteContexts::new(request, job, lease);
+pub async fn make(request: &BuildRequest, job: &Job) -> Result<Planned, BuildError> {
+    let remote = RemoteContexts::new(request, job);
     let (source, ignore) = read(request, job, &remote).await?;
     let parsed = frontend::parse(&source);
     let mut platforms = options(request, ignore.as_ref(), job);
@@ -111,7 +110,7 @@ pub async fn make(request: &BuildRequest, job: &Job, lease: &Lease) -> Result<Pl
     }
     let (contexts, fetched) = try_join(
         walk_contexts(&definition, job, &remote),
-        fetch_sources(&definition, &source, job, lease),
+        fetch_sources(&definition, &source, job),
     )
     .await?;
     let mut sources = HashMap::new();
@@ -403,15 +402,12 @@ async fn fetch_sources(
     definition: &Definition,
     source: &SourceFile,
     job: &Job,
-    lease: &Lease,
 ) -> Result<Vec<(VertexId, Fetched)>, BuildError> {
     let vertices = definition.vertices.iter().enumerate();
     let remote = vertices.filter_map(|(index, vertex)| Some((index, vertex, Source::of(&vertex.op)?)));
     let fetches = remote.map(|(index, vertex, wanted)| {
         let fetch = async move {
-            let fetched = job
-                .step(&vertex.name, |step| sources::fetch(&wanted, job, lease, step))
-                .await;
+            let fetched = job.step(&vertex.name, |step| sources::fetch(&wanted, job, step)).await;
             let id = VertexId(u32::try_from(index).expect("ids of a definition are 32 bits"));
             fetched.map(|fetched| (id, fetched)).map_err(|mut error| {
                 let lines = vertex.lines.unwrap_or_default();

@@ -219,3 +219,20 @@ fn skipped(test: &str) {
     assert!(!required, "{test} needs root");
     eprintln!("SKIPPED {test}: needs root");
 }
+
+#[test]
+fn a_damaged_snapshot_is_out_of_sight_and_stays_for_who_runs_on_it() {
+    let (dir, snapshots) = store();
+    let one = commit(&snapshots, &[], "one");
+    let file = std::fs::File::open(snapshots.layer_dir(&one)).unwrap();
+    snapshots.set_aside(&one).unwrap();
+    assert!(!snapshots.contains(&one));
+    let opened = std::path::PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file)));
+    assert_eq!(std::fs::read_to_string(opened.join("one")).unwrap(), "one");
+    snapshots.set_aside(&one).unwrap();
+    commit(&snapshots, &[], "one");
+    assert!(snapshots.contains(&one));
+    snapshots.sync().unwrap();
+    snapshots.sweep().unwrap();
+    assert_eq!(names(&dir.path().join("snapshots")), [one.0.hex()]);
+}

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use prost::Message;
 use proto::digest::{ContentDigest, DiffId};
 use proto::oci::Descriptor;
-use proto::record::{CacheKey, CacheRecord, MissReason, Preimage};
+use proto::record::{Alias, CacheKey, CacheRecord, MissReason, Preimage};
 use proto::v1;
 
 use crate::durable::{Disk, Sync, WriteError, lock};
@@ -59,9 +59,16 @@ pub struct DiskRecords {
     writing: Mutex<()>,
 }
 
+/// Directory of the aliases.
+const ALIASES: &str = "aliases";
+
 /// Name of a small file below `kind`, spread over 256 directories by its first two digits.
 pub(crate) fn file_name(kind: &str, hex: &str) -> String {
     format!("{kind}/{}/{hex}", &hex[..2])
+}
+
+fn alias_name(key: CacheKey) -> String {
+    file_name(ALIASES, &key.0.hex())
 }
 
 pub(crate) fn record_name(key: CacheKey) -> String {
@@ -100,19 +107,29 @@ impl DiskRecords {
         sealed::read(&self.disk, &forms_name(diff_id), sealed::MAX_BYTES, parse).unwrap_or_default()
     }
 
-    /// The content key that the definition key `key` led to, for each key. What cannot be read is a miss.
+    /// What the definition key `key` led to last, for each key. What cannot be read is a miss.
     #[must_use]
-    pub fn aliases(&self, keys: &[CacheKey]) -> Vec<Option<CacheKey>> {
-        let read = |key: &CacheKey| self.read_key(&file_name("aliases", &key.0.hex()));
+    pub fn aliases(&self, keys: &[CacheKey]) -> Vec<Option<Alias>> {
+        let read = |key: &CacheKey| self.read_alias(&alias_name(*key));
         keys.iter().map(read).collect()
     }
 
-    /// Remembers that `key` leads to `content_key`.
+    /// Remembers that `key` leads to `alias`.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn put_alias(&self, key: CacheKey, content_key: CacheKey) -> Result<(), WriteError> {
-        self.write_key(&file_name("aliases", &key.0.hex()), content_key)
+    pub fn put_alias(&self, key: CacheKey, alias: &Alias) -> Result<(), WriteError> {
+        let name = alias_name(key);
+        let _one_at_a_time = lock(&self.writing);
+        if self.read_alias(&name).as_ref() == Some(alias) {
+            return Ok(());
+        }
+        sealed::write(
+            &self.disk,
+            &name,
+            v1::StoredAlias::from(alias).encode_to_vec(),
+            Sync::Group,
+        )
     }
 
     /// The key that the step `identity` had last, whatever became of it.
@@ -174,7 +191,15 @@ impl DiskRecords {
 
     /// The key in the alias or last-key file `name`.
     pub(crate) fn key_in(&self, name: &str) -> Option<CacheKey> {
+        if name.starts_with(ALIASES) {
+            return self.read_alias(name).map(|alias| alias.key);
+        }
         self.read_key(name)
+    }
+
+    fn read_alias(&self, name: &str) -> Option<Alias> {
+        let parse = |payload: Vec<u8>| sealed::decode::<v1::StoredAlias, Alias>(&payload);
+        sealed::read(&self.disk, name, sealed::MAX_BYTES, parse)
     }
 
     fn read_key(&self, name: &str) -> Option<CacheKey> {

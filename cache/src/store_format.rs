@@ -11,7 +11,7 @@
 //! | `blobs/sha256/hh/<62 hex>` | the bytes of that SHA-256 | collection |
 //! | `trees/hh/<diff ID>` | `Tree`, sealed: what a layer changes | collection |
 //! | `records/hh/<key>` | `StoredRecord`, sealed | collection |
-//! | `aliases/hh/<key>` | 32 bytes, sealed: the content key that a definition key led to | collection |
+//! | `aliases/hh/<key>` | `StoredAlias`, sealed: the content key that a definition key led to, and from which inputs | collection |
 //! | `preimages/hh/<key>` | `StoredPreimage`, sealed: what a key was computed from | collection |
 //! | `steps/hh/<identity>` | 32 bytes, sealed: the last key of a step | collection of everything |
 //! | `forms/hh/<diff ID>` | `StoredForms`, sealed: blobs of a layer made after its record | collection |

@@ -19,7 +19,7 @@ use cache::records::RecordStore;
 use cache::store::{Options, Store};
 use proto::digest::{ChainId, ContentDigest, DiffId, Digest};
 use proto::oci::{Descriptor, media_type};
-use proto::record::{CacheKey, CacheRecord, LayerInfo, MissReason, Preimage};
+use proto::record::{Alias, CacheKey, CacheRecord, LayerInfo, MissReason, Preimage};
 use proto::tree::Tree;
 
 /// Later than the time of any file, so that ages are the clock's.
@@ -68,6 +68,13 @@ fn record(name: &str, duration_ms: u64) -> CacheRecord {
     }
 }
 
+fn alias(name: &str) -> Alias {
+    Alias {
+        key: key(name),
+        inputs: Vec::new(),
+    }
+}
+
 fn build(store: &Store, name: &str, duration_ms: u64) {
     store.blobs().put(name.as_bytes()).unwrap();
     store.trees().put(layer(name), &Tree::default()).unwrap();
@@ -75,7 +82,7 @@ fn build(store: &Store, name: &str, duration_ms: u64) {
     store.records().insert(&record(name, duration_ms)).unwrap();
     store
         .records()
-        .put_alias(key(&format!("alias of {name}")), key(name))
+        .put_alias(key(&format!("alias of {name}")), &alias(name))
         .unwrap();
 }
 
@@ -152,6 +159,32 @@ fn nothing_that_a_lease_holds_is_collected() {
     bench.store.gc(EVERYTHING, None).unwrap();
     assert_eq!(there(&bench.store, "a"), NONE);
     assert_eq!(there(&bench.store, "b"), NONE);
+}
+
+#[test]
+fn a_snapshot_and_a_tree_of_a_base_stay_while_they_are_held_and_for_a_while_after() {
+    let bench = bench();
+    let chain = ChainId(layer("base").0);
+    bench.store.trees().put(layer("base"), &Tree::default()).unwrap();
+    let snapshots = Snapshots::default();
+    snapshots.0.borrow_mut().insert(chain, 4096);
+    let lease = bench.store.lease();
+    lease.hold(Held::Chain(chain));
+    lease.hold(Held::Layer(layer("base")));
+    let there = || {
+        (
+            snapshots.0.borrow().contains_key(&chain),
+            bench.store.trees().contains(layer("base")),
+        )
+    };
+    bench.store.gc(EVERYTHING, Some(&snapshots)).unwrap();
+    assert_eq!(there(), (true, true));
+    drop(lease);
+    bench.store.gc(Policy::default(), Some(&snapshots)).unwrap();
+    assert_eq!(there(), (true, true), "used just now");
+    bench.now.fetch_add(RECENT_MS, Ordering::Relaxed);
+    bench.store.gc(Policy::default(), Some(&snapshots)).unwrap();
+    assert_eq!(there(), (false, false));
 }
 
 #[test]

@@ -15,7 +15,7 @@ use cache::records::RecordStore;
 use cache::store::{OpenError, Options, Store};
 use proto::digest::{ChainId, ContentDigest, DiffId, Digest};
 use proto::oci::{Descriptor, media_type};
-use proto::record::{CacheKey, CacheRecord, LayerInfo, MissReason, Preimage};
+use proto::record::{Alias, CacheKey, CacheRecord, LayerInfo, MissReason, Preimage};
 use proto::tree::{EntryKind, RelPath, Timestamp, Tree, TreeEntry};
 
 /// Lets some steps happen, then none: from there on the process is dead. Counts syncs.
@@ -109,6 +109,13 @@ fn image(name: &str) -> Image {
     }
 }
 
+fn alias(name: &str) -> Alias {
+    Alias {
+        key: key(name),
+        inputs: vec![vec![record(name).chain]],
+    }
+}
+
 /// Bytes before what names them, as a build does it.
 fn build(store: &Store, name: &str) -> Result<(), WriteError> {
     let blob = store.blobs().put(name.as_bytes());
@@ -116,7 +123,7 @@ fn build(store: &Store, name: &str) -> Result<(), WriteError> {
     store.trees().put(layer(name), &tree(name))?;
     store.records().put_preimage(key(name), &Preimage::default())?;
     store.records().insert(&record(name))?;
-    store.records().put_alias(key("alias"), key(name))?;
+    store.records().put_alias(key("alias"), &alias(name))?;
     store.records().put_last_key(ContentDigest::of(b"step"), key(name))
 }
 
@@ -260,10 +267,10 @@ fn a_build_that_finds_everything_syncs_and_writes_nothing() {
         &options("boot", Arc::clone(&faults) as Arc<Kill>),
     )
     .unwrap();
-    assert_eq!(store.records().aliases(&[key("alias")]), [Some(key("one"))]);
+    assert_eq!(store.records().aliases(&[key("alias")]), [Some(alias("one"))]);
     assert!(store.records().lookup(&[key("one")])[0].is_some());
     store.records().put_preimage(key("one"), &Preimage::default()).unwrap();
-    store.records().put_alias(key("alias"), key("one")).unwrap();
+    store.records().put_alias(key("alias"), &alias("one")).unwrap();
     store
         .records()
         .put_last_key(ContentDigest::of(b"step"), key("one"))
@@ -323,7 +330,9 @@ fn a_flipped_bit_anywhere_is_a_miss_and_never_wrong_data() {
             ),
             (
                 "aliases",
-                store.records().aliases(&[key("alias")])[0].map(|key| key.to_string()),
+                store.records().aliases(&[key("alias")])[0]
+                    .as_ref()
+                    .map(|alias| format!("{alias:?}")),
             ),
             ("steps", store.records().last_key(step).map(|key| key.to_string())),
             (

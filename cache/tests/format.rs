@@ -12,7 +12,7 @@ use cache::records::RecordStore;
 use cache::store::{Options, Store};
 use proto::digest::{ChainId, ContentDigest, DiffId, Digest};
 use proto::oci::{Descriptor, media_type};
-use proto::record::{CacheKey, CacheRecord, LayerInfo, Preimage};
+use proto::record::{Alias, CacheKey, CacheRecord, LayerInfo, Preimage};
 use proto::tree::{EntryKind, RelPath, Timestamp, Tree, TreeEntry};
 
 /// All files below `dir`: name, size, BLAKE3 of the bytes.
@@ -105,7 +105,13 @@ fn fill(store: &Store) {
     store.records().add_form(diff_id, &form).unwrap();
     store
         .records()
-        .put_alias(CacheKey(ContentDigest::of(b"definition")), key)
+        .put_alias(
+            CacheKey(ContentDigest::of(b"definition")),
+            &Alias {
+                key,
+                inputs: vec![vec![ChainId(digest)], Vec::new()],
+            },
+        )
         .unwrap();
     store.records().put_last_key(ContentDigest::of(b"step"), key).unwrap();
     let mut preimage = Preimage::default();

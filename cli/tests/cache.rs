@@ -220,3 +220,32 @@ fn no_cache_for_one_stage_runs_its_steps_even_if_its_files_are_known() {
     assert_eq!(outcome.step("RUN echo a > /a").reason, "--no-cache");
     assert_eq!(outcome.step("RUN echo b > /b").status, "CACHED");
 }
+
+#[test]
+fn a_stage_that_ran_again_is_copied_from_again() {
+    needs!();
+    let place = Place::new();
+    place.dockerfile(
+        "FROM base AS a\nRUN cat /proc/sys/kernel/random/uuid > /d\n\
+         FROM base\nCOPY --from=a /d /first\nRUN --mount=from=a,target=/a cat /a/d > /second\n",
+    );
+    let files = || {
+        let image = place.image(&[]);
+        let number = image.manifest.layers.len();
+        let content = |number: usize, name: &str| {
+            let layer = image.layer(number).into_iter();
+            layer
+                .filter(|entry| entry.path == name)
+                .map(|entry| entry.content)
+                .collect::<Vec<_>>()
+        };
+        let (first, second) = (content(number - 2, "first"), content(number - 1, "second"));
+        assert!(first.len() == 1 && first == second, "{first:?} {second:?}");
+        first
+    };
+    let before = files();
+    place.build(&["--no-cache", "--target=a", "."]).exits(0);
+    let after = files();
+    assert_ne!(after, before, "files of a run that is over");
+    assert!(!place.build(&["."]).exits(0).summary().contains("DONE"));
+}

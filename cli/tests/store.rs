@@ -50,6 +50,14 @@ fn lost_blobs_are_made_again() {
 }
 
 #[test]
+fn lost_or_damaged_trees_are_made_again() {
+    needs!();
+    survives(&["trees"], |path| std::fs::remove_file(path).unwrap());
+    survives(&["trees"], damage);
+    survives(&["trees", "blobs"], |path| std::fs::remove_file(path).unwrap());
+}
+
+#[test]
 fn damaged_records_are_made_again() {
     needs!();
     survives(&["records"], damage);

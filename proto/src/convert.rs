@@ -5,7 +5,7 @@
 
 use crate::digest::{ChainId, ContentDigest, DiffId, Digest};
 use crate::oci::Descriptor;
-use crate::record::{CacheKey, CacheRecord, Field, LayerInfo, Preimage};
+use crate::record::{Alias, CacheKey, CacheRecord, Field, LayerInfo, Preimage};
 use crate::tree::{EntryKind, RelPath, Timestamp, Tree, TreeEntry};
 use crate::v1;
 
@@ -297,6 +297,31 @@ impl TryFrom<v1::StoredRecord> for CacheRecord {
             created_ms: message.created_ms,
             duration_ms: message.duration_ms,
             step: message.step,
+        })
+    }
+}
+
+impl From<&Alias> for v1::StoredAlias {
+    fn from(alias: &Alias) -> Self {
+        let input = |chains: &Vec<ChainId>| v1::stored_alias::Input {
+            chains: chains.iter().map(|chain| chain.0.as_bytes().to_vec()).collect(),
+        };
+        Self {
+            key: alias.key.0.as_bytes().to_vec(),
+            inputs: alias.inputs.iter().map(input).collect(),
+        }
+    }
+}
+
+impl TryFrom<v1::StoredAlias> for Alias {
+    type Error = ConvertError;
+
+    fn try_from(message: v1::StoredAlias) -> Result<Self, ConvertError> {
+        let chain = |bytes: &Vec<u8>| Ok(ChainId(Digest::from_bytes(array("chains", bytes)?)));
+        let input = |input: &v1::stored_alias::Input| input.chains.iter().map(chain).collect();
+        Ok(Self {
+            key: CacheKey(ContentDigest::from_bytes(array("key", &message.key)?)),
+            inputs: message.inputs.iter().map(input).collect::<Result<_, _>>()?,
         })
     }
 }

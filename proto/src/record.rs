@@ -47,6 +47,16 @@ impl Preimage {
     }
 }
 
+/// The content key that a definition key led to, and when that holds: as long as the inputs whose files it was computed from are
+/// what they were. The definition key names the *vertices* that made these files, and a vertex that runs again may make others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Alias {
+    /// The content key.
+    pub key: CacheKey,
+    /// For each input whose files were read, in the order of the vertex: the chains of its layers, base first.
+    pub inputs: Vec<Vec<ChainId>>,
+}
+
 /// The result of a vertex: durable, immutable, found by its key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CacheRecord {

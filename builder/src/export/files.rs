@@ -1,7 +1,6 @@
 //! The root filesystems themselves, as one tar: for `--output type=local` and `type=tar`.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use proto::platform::Platform;
 use proto::tree::{EntryKind, RelPath};
@@ -12,7 +11,6 @@ use crate::build::Job;
 use crate::event::StepNumber;
 use crate::layer::entry::{Content, LayerEntry};
 use crate::layer::tar;
-use crate::layers::{store_failed, to_path};
 use crate::request::{Blame, BuildError};
 use crate::tree::MergedTree;
 
@@ -31,10 +29,11 @@ pub async fn write(output: u32, images: &[Image], split: bool, job: &Job, step: 
     }
     let entries: Vec<LayerEntry> = all.0.into_values().map(|(entry, _)| entry).collect();
     let epoch = images.iter().find_map(|image| image.epoch);
+    let layers = job.host.layers.clone();
     stream::to_client(output, job, move |sink| {
         tar::write(&entries, epoch, sink)
             .map(drop)
-            .map_err(|error| store_failed(&error))
+            .map_err(|error| layers.unwritten(&error, &entries))
     })
     .await
 }
@@ -64,10 +63,7 @@ async fn entries(
     for found in merged.walk(&RelPath::root()) {
         let mut entry = found.entry.clone();
         let content = match entry.kind {
-            EntryKind::File { .. } => Content::File {
-                root: Arc::clone(&roots[found.layer]),
-                path: to_path(&entry.path),
-            },
+            EntryKind::File { .. } => roots[found.layer].content(&entry.path),
             _ => Content::None,
         };
         entry.path = directory.join(&entry.path);

@@ -110,8 +110,7 @@ fn write_tar(
                     .blobs()
                     .open(digest)
                     .map_err(|error| io::Error::other(error.to_string()))?;
-                let reader =
-                    reader.ok_or_else(|| io::Error::other(format!("blob {digest} vanished from the store")))?;
+                let reader = reader.ok_or_else(|| io::Error::other(cache::blob::Damaged(digest)))?;
                 file(&mut tar, &name, size, reader)?;
             }
         }

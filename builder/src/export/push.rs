@@ -20,6 +20,7 @@ use super::store::write_blob;
 use crate::build::Job;
 use crate::event::StepNumber;
 use crate::fetch;
+use crate::layers::lost;
 use crate::request::BuildError;
 use crate::stack::Origin;
 
@@ -98,7 +99,7 @@ async fn blobs(bundle: &Bundle, name: &Reference, job: &Job, step: StepNumber) -
         }
     }
     for image in &bundle.images {
-        write_blob(&job.host.store, &image.config)?;
+        write_blob(job, &image.config)?;
         upload(&image.config.descriptor, None, name, job).await?;
     }
     Ok(sent)
@@ -124,8 +125,7 @@ async fn layer(
         None => {
             fetch::blob(origin, descriptor, job, step).await?;
             let again = upload(descriptor, mount_from.as_deref(), name, job).await?;
-            again
-                .ok_or_else(|| BuildError::environment(format!("blob {} vanished from the store", descriptor.digest)))?
+            again.ok_or_else(|| lost(&format!("blob {}", descriptor.digest)))?
         }
     };
     let note = match pushed {

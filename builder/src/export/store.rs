@@ -24,7 +24,7 @@ use crate::stack::Origin;
 pub fn keep(images: &[Settled], index: Option<Digest>, names: &[Reference], job: &Job) -> Result<(), BuildError> {
     let store = &job.host.store;
     for image in images {
-        write_blob(store, &image.config)?;
+        write_blob(job, &image.config)?;
     }
     let [first, further @ ..] = images else {
         return Err(BuildError::bug("a result without an image"));
@@ -64,14 +64,11 @@ fn variant(image: &Settled) -> Variant {
 ///
 /// # Errors
 /// A store that cannot be written.
-pub fn write_blob(store: &Arc<Store>, document: &Document) -> Result<(), BuildError> {
-    if store
-        .blobs()
-        .size(document.descriptor.digest)
-        .is_ok_and(|size| size.is_some())
-    {
+pub fn write_blob(job: &Job, document: &Document) -> Result<(), BuildError> {
+    if job.host.layers.has_blob(document.descriptor.digest) {
         return Ok(());
     }
+    let store = &job.host.store;
     let mut ingest = store.blobs().ingest().map_err(|error| store_failed(&error))?;
     ingest
         .write_all(&document.bytes)

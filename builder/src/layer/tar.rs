@@ -224,6 +224,7 @@ fn open(content: &Content) -> io::Result<Box<dyn Read + '_>> {
         Content::None => Ok(Box::new(io::empty())),
         Content::Inline(bytes) => Ok(Box::new(&bytes[..])),
         Content::File { root, path } | Content::Unhashed { root, path } => Ok(Box::new(open_below(root, path)?)),
+        Content::Snapshot { directory, path } => Ok(Box::new(open_below(&directory.root, path)?)),
         Content::Stream(stream) => Ok(stream.open()?),
     }
 }

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use proto::definition::{ExecOp, Mount, MountAccess, MountKind, Network, Security, VertexId};
-use proto::digest::ChainId;
 use proto::record::Field;
 use proto::tree::{RelPath, Tree};
 use proto::v1::{self, event::Kind};
@@ -74,11 +73,18 @@ pub async fn run(
     let below = inputs.stack(exec.root);
     job.host.layers.unpack(&below, job, step).await?;
     let mut held = Held::default();
-    let prepared = prepare(work, exec, inputs, step, &mut held).await?;
-    let snapshots = job.host.layers.snapshots();
-    let active = snapshots
-        .prepare(below.chains())
-        .map_err(|error| BuildError::environment(error.to_string()))?;
+    let prepared = prepare(work, exec, inputs, step, &mut held).await;
+    let active = prepared.and_then(|prepared| {
+        let active = job.host.layers.snapshots().prepare(below.chains());
+        Ok((prepared, active.map_err(|error| store_failed(&error))?))
+    });
+    let (prepared, active) = match active {
+        Ok(ready) => ready,
+        Err(error) => {
+            held.release(work).await?;
+            return Err(error);
+        }
+    };
     let process = process(exec, active.rootfs.clone(), prepared);
     let (output, chunks) = mpsc::channel(OUTPUT_QUEUE);
     let running = job.host.executor.run(&process, output, job.cancel.clone());
@@ -374,7 +380,7 @@ async fn bind(
     if writable {
         let active = snapshots
             .prepare(stack.chains())
-            .map_err(|error| BuildError::environment(error.to_string()))?;
+            .map_err(|error| store_failed(&error))?;
         let rootfs = active.rootfs.clone();
         held.throw_away.push(active);
         return Ok(MountSource::Rootfs { rootfs, subpath });
@@ -394,8 +400,14 @@ async fn commit(
     step: StepNumber,
 ) -> Result<Layer, BuildError> {
     let layers = work.job.host.layers.clone();
-    let trees = layers.trees(below, &work.job, step).await?;
-    let below = below.clone();
+    let trees = match layers.trees(below, &work.job, step).await {
+        Ok(trees) => trees,
+        Err(error) => {
+            abandon(work, active).await?;
+            return Err(error);
+        }
+    };
+    let below = below.chain();
     blocking::run(move || {
         let stubs: Vec<RelPath> = report
             .stubs
@@ -404,15 +416,7 @@ async fn commit(
             .filter(|stub| !KEPT_MOUNT_POINTS.contains(&stub.as_bytes()))
             .collect();
         match changes(&active, &trees, &stubs) {
-            Ok(written) => {
-                let chain = ChainId::append(below.chain(), written.diff_id);
-                layers
-                    .snapshots()
-                    .commit(active, &chain)
-                    .map_err(|error| store_failed(&error))?;
-                layers.remember_tree(written.diff_id, written.tree)?;
-                Ok(Layer::built(written.diff_id, written.size_bytes, Vec::new()))
-            }
+            Ok(written) => layers.commit(active, below, written),
             Err(error) => {
                 layers
                     .snapshots()

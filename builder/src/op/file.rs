@@ -16,7 +16,8 @@ use super::source::Reader;
 use super::work::{BuildWork, FilesOf};
 use crate::blocking;
 use crate::event::StepNumber;
-use crate::layer::entry::{Content, LayerEntry};
+use crate::layer::entry::{Content, LayerEntry, SnapshotDir};
+use crate::layers::{Layers, is_damage, store_failed};
 use crate::request::BuildError;
 use crate::solve::Inputs;
 use crate::solve::cache_key::chain_text;
@@ -226,14 +227,19 @@ impl Copying<'_> {
             let reader = Reader::open(self.work, from, self.inputs, self.step).await?;
             let content = reader.content(&top.content, top.layer);
             let spool_dir = self.work.job.host.store.tmp_dir();
+            let (layers, entry) = (self.work.job.host.layers.clone(), top.entry.clone());
             let path = root.path.clone();
             let opened = blocking::run(move || {
-                let broken = |error: &dyn std::error::Error| {
+                let broken = |error: &(dyn std::error::Error + 'static)| {
+                    if is_damage(error) {
+                        return store_failed(error);
+                    }
                     let mut failure = BuildError::user(format!("archive `{path}`: {error}"));
                     failure.notes.extend(error.source().map(ToString::to_string));
                     failure
                 };
-                let file = super::source::open_regular(&content, &spool_dir).map_err(|error| broken(&error))?;
+                let file = super::source::open_regular(&entry, &content, &layers, &spool_dir);
+                let file = file.map_err(|error| broken(&error))?;
                 archive::open(file, &spool_dir).map_err(|error| broken(&error))
             });
             if let Some(archive) = opened.await.map_err(|error| at(self.work, self.id, error))? {
@@ -358,7 +364,8 @@ pub async fn context_stack(
 
 /// `/etc/passwd` and `/etc/group` of a root filesystem, read only if an owner is a name.
 struct Databases {
-    roots: Vec<Arc<std::os::fd::OwnedFd>>,
+    roots: Vec<Arc<SnapshotDir>>,
+    layers: Layers,
 }
 
 impl Databases {
@@ -370,16 +377,19 @@ impl Databases {
     ) -> Result<Self, BuildError> {
         let is_name = |id: &Option<Id>| matches!(id, Some(Id::Name(_)));
         if !owner.is_some_and(|owner| is_name(&owner.user) || is_name(&owner.group)) {
-            return Ok(Self { roots: Vec::new() });
+            return Ok(Self {
+                roots: Vec::new(),
+                layers: work.job.host.layers.clone(),
+            });
         }
-        let layers = &work.job.host.layers;
+        let layers = work.job.host.layers.clone();
         layers.unpack(below, &work.job, step).await?;
         let roots = below
             .chains()
             .iter()
             .map(|chain| layers.open_layer_dir(*chain))
             .collect::<Result<_, _>>()?;
-        Ok(Self { roots })
+        Ok(Self { roots, layers })
     }
 
     /// A database, links followed inside the root filesystem; nothing if it is no regular file or far too large to be one.
@@ -392,7 +402,7 @@ impl Databases {
         let Some(root) = self.roots.get(file.layer) else {
             return Ok(None);
         };
-        super::source::read_small(root, &file.entry.path, LIMIT).map(Some)
+        super::source::read_small(root, file.entry, &self.layers, LIMIT).map(Some)
     }
 }
 
@@ -404,7 +414,10 @@ fn now(work: &BuildWork) -> Timestamp {
     }
 }
 
-fn failed(work: &BuildWork, id: VertexId, error: &dyn std::error::Error) -> BuildError {
+fn failed(work: &BuildWork, id: VertexId, error: &(dyn std::error::Error + 'static)) -> BuildError {
+    if is_damage(error) {
+        return store_failed(error);
+    }
     let mut failure = BuildError::user(error.to_string());
     failure.notes.extend(error.source().map(ToString::to_string));
     at(work, id, failure)

@@ -43,13 +43,13 @@ pub async fn directory(
         Some(LayerEntry { entry, content })
     });
     let entries: Vec<LayerEntry> = entries.collect();
-    let dest = dest.to_owned();
+    let (dest, layers) = (dest.to_owned(), work.job.host.layers.clone());
     blocking::run(move || {
         let mut spool = std::fs::File::from(
             rustix::fs::memfd_create("cache mount", rustix::fs::MemfdFlags::CLOEXEC)
                 .map_err(|error| store_failed(&error))?,
         );
-        let written = tar::write(&entries, None, &mut spool).map_err(|error| store_failed(&error))?;
+        let written = tar::write(&entries, None, &mut spool).map_err(|error| layers.unwritten(&error, &entries))?;
         std::io::Seek::rewind(&mut spool).map_err(|error| store_failed(&error))?;
         let source = LayerSource {
             reader: spool,

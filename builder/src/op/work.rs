@@ -11,6 +11,7 @@ use proto::digest::Digest;
 use proto::platform::Platform;
 use proto::record::Field;
 use proto::tree::RelPath;
+use tokio_util::sync::CancellationToken;
 
 use super::{exec, file};
 use crate::build::Job;
@@ -22,7 +23,7 @@ use crate::solve::{Inputs, Work};
 use crate::stack::{Layer, Stack};
 
 /// The ops of one build.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct BuildWork {
     /// What every part of the build may use.
     pub job: Job,
@@ -163,11 +164,14 @@ impl Work for BuildWork {
         id: VertexId,
         inputs: &'a Inputs,
         step: StepNumber,
+        cancel: &CancellationToken,
     ) -> BoxFuture<'a, Result<Layer, BuildError>> {
+        let mut work = self.clone();
+        work.job.cancel = cancel.clone();
         async move {
-            match &self.definition.vertex(id).op {
-                Op::File(op) => file::run(self, id, op, inputs, step).await,
-                Op::Exec(op) => exec::run(self, id, op, inputs, step).await,
+            match &work.definition.vertex(id).op {
+                Op::File(op) => file::run(&work, id, op, inputs, step).await,
+                Op::Exec(op) => exec::run(&work, id, op, inputs, step).await,
                 Op::Image(_) | Op::Local(_) | Op::Http(_) | Op::Git(_) => {
                     Err(BuildError::bug("a source has no work to run"))
                 }

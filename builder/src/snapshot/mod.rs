@@ -98,6 +98,13 @@ pub trait Snapshotter: Send + Sync + fmt::Debug {
     /// What the file system reports.
     fn remove(&self, chain: &ChainId) -> Result<(), SnapshotError>;
 
+    /// Takes a committed snapshot out of sight because its files are not what they should be. Who runs on it goes on doing so:
+    /// its bytes are removed by [`Snapshotter::sweep`]. It is no error if there is none.
+    ///
+    /// # Errors
+    /// What the file system reports.
+    fn set_aside(&self, chain: &ChainId) -> Result<(), SnapshotError>;
+
     /// Makes everything that is committed durable. Until then a snapshot may vanish when the machine stops; records that rely on
     /// snapshots are written after this.
     ///

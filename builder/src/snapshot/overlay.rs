@@ -92,14 +92,20 @@ impl OverlaySnapshotter {
 
     /// Out of sight at once, then removed.
     fn discard(&self, dir: &Path) -> Result<(), SnapshotError> {
+        let Some(removed) = self.rename(dir, "removed")? else {
+            return Ok(());
+        };
+        let name = removed.file_name().unwrap_or_default();
+        remove_tree(&self.fd, name).map_err(store(&removed))
+    }
+
+    /// Gives a directory another name, of which nobody knows; nothing if there is no such directory.
+    fn rename(&self, dir: &Path, kind: &str) -> Result<Option<PathBuf>, SnapshotError> {
         loop {
-            let removed = self.unused("removed");
-            match rustix::fs::renameat_with(CWD, dir, CWD, &removed, RenameFlags::NOREPLACE) {
-                Ok(()) => {
-                    let name = removed.file_name().unwrap_or_default();
-                    return remove_tree(&self.fd, name).map_err(store(&removed));
-                }
-                Err(Errno::NOENT) => return Ok(()),
+            let renamed = self.unused(kind);
+            match rustix::fs::renameat_with(CWD, dir, CWD, &renamed, RenameFlags::NOREPLACE) {
+                Ok(()) => return Ok(Some(renamed)),
+                Err(Errno::NOENT) => return Ok(None),
                 Err(Errno::EXIST) => {}
                 Err(error) => return Err(store(dir)(error.into())),
             }
@@ -229,6 +235,10 @@ impl Snapshotter for OverlaySnapshotter {
 
     fn remove(&self, chain: &ChainId) -> Result<(), SnapshotError> {
         self.discard(&self.dir(chain))
+    }
+
+    fn set_aside(&self, chain: &ChainId) -> Result<(), SnapshotError> {
+        self.rename(&self.dir(chain), "damaged").map(drop)
     }
 
     fn sync(&self) -> Result<(), SnapshotError> {

@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use cache::lease::Held;
 use cache::records::RecordStore;
 use proto::canonical;
-use proto::definition::{InputMode, Op, VertexId};
-use proto::record::{CacheKey, CacheRecord, Preimage};
+use proto::definition::{InputMode, VertexId};
+use proto::record::{Alias, CacheKey, CacheRecord, Preimage};
 
+use super::agree::{self, Found};
 use super::{Inputs, Output, Solve, cache_key};
 use crate::request::BuildError;
 use crate::stack::{Layer, Stack};
@@ -33,13 +35,51 @@ pub struct Looked {
 ///
 /// # Errors
 /// A store that cannot be read; sources that are missing from the context.
-pub async fn look(solve: &Solve) -> Result<Looked, BuildError> {
+pub async fn look(solve: &Solve, targets: &[VertexId]) -> Result<Looked, BuildError> {
     let mut known: Vec<Known> = Vec::with_capacity(solve.definition.vertices.len());
+    let mut aliases = BTreeMap::new();
     for index in 0..solve.definition.vertices.len() {
-        let next = know(solve, vertex_id(index), &known).await?;
-        known.push(next);
+        let id = vertex_id(index);
+        known.push(match know(solve, id, &known).await? {
+            Answer::Known(known) => known,
+            Answer::Alias(alias) => {
+                let key = Some(alias.key);
+                aliases.insert(id, alias);
+                Known { key, preimage: None }
+            }
+        });
     }
+    let mut looked = Looked {
+        hits: hits(solve, &known),
+        known,
+    };
+    loop {
+        let found = Found {
+            definition: &solve.definition,
+            targets,
+            hits: &looked.hits,
+            aliases: &aliases,
+        };
+        let contradicted = found.contradicted();
+        if contradicted.is_empty() {
+            break;
+        }
+        aliases.retain(|id, _| !contradicted.contains(id));
+        forget(solve, contradicted, &mut looked);
+    }
+    for output in looked.hits.values() {
+        solve.results.keep(output);
+    }
+    Ok(looked)
+}
+
+/// The outputs of all vertices that need not run, if every key is right.
+fn hits(solve: &Solve, known: &[Known]) -> BTreeMap<VertexId, Output> {
     let keys: Vec<CacheKey> = known.iter().filter_map(|known| known.key).collect();
+    // Held first: what is found then stays until this build has used it.
+    for key in &keys {
+        solve.lease.hold(Held::Record(*key));
+    }
     let found = solve.store.records().lookup(&keys);
     let records: BTreeMap<CacheKey, CacheRecord> = keys
         .into_iter()
@@ -62,43 +102,72 @@ pub async fn look(solve: &Solve) -> Result<Looked, BuildError> {
             hits.insert(id, output);
         }
     }
-    Ok(Looked { known, hits })
+    hits
+}
+
+/// Takes back what is known of `doubted` and of everything whose key was computed from theirs.
+fn forget(solve: &Solve, mut doubted: BTreeSet<VertexId>, looked: &mut Looked) {
+    for index in 0..looked.known.len() {
+        let id = vertex_id(index);
+        let inputs = solve.definition.vertex(id).inputs();
+        if doubted.contains(&id) || inputs.iter().any(|(input, _)| doubted.contains(input)) {
+            doubted.insert(id);
+            looked.known[index] = Known::default();
+            looked.hits.remove(&id);
+        }
+    }
+}
+
+/// What the first look found out about `id`, if that was computed from the keys its inputs turned out to have.
+#[must_use]
+pub fn still_known(solve: &Solve, id: VertexId, inputs: &Inputs, known: &[Known]) -> Known {
+    let agrees = |(input, _): &(VertexId, InputMode)| {
+        let key = inputs.get(*input).map(|output| output.key);
+        key.is_some() && key == known[input.0 as usize].key
+    };
+    if solve.definition.vertex(id).inputs().iter().all(agrees) {
+        known[id.0 as usize].clone()
+    } else {
+        Known::default()
+    }
 }
 
 fn vertex_id(index: usize) -> VertexId {
     VertexId(u32::try_from(index).expect("ids of a definition are 32 bits"))
 }
 
+/// The key of a vertex, or where it may be had from.
+enum Answer {
+    Known(Known),
+    Alias(Alias),
+}
+
 /// The key of one vertex, given what is known of those before it.
-async fn know(solve: &Solve, id: VertexId, known: &[Known]) -> Result<Known, BuildError> {
+async fn know(solve: &Solve, id: VertexId, known: &[Known]) -> Result<Answer, BuildError> {
     let vertex = solve.definition.vertex(id);
     let inputs = vertex.inputs();
     if inputs.iter().any(|(input, _)| known[input.0 as usize].key.is_none()) {
-        return Ok(Known::default());
+        return Ok(Answer::Known(Known::default()));
     }
     let key_of = |input: VertexId| {
         known[input.0 as usize]
             .key
             .expect("checked above: all inputs have keys")
     };
-    let from_stage = |(input, mode): &(VertexId, InputMode)| {
-        *mode == InputMode::Content && !solve.definition.vertex(*input).op.is_source()
-    };
-    if inputs.iter().any(from_stage) {
-        let key = solve
+    if agree::stages_read(&solve.definition, vertex).next().is_some() {
+        let alias = solve
             .store
             .records()
             .aliases(&[cache_key::alias(vertex, &key_of)])
-            .pop()
-            .flatten();
-        return Ok(Known { key, preimage: None });
+            .pop();
+        return Ok(alias.flatten().map_or(Answer::Known(Known::default()), Answer::Alias));
     }
     let content = solve.work.content(id, &Inputs::default()).await?;
     let preimage = cache_key::with_content(cache_key::fields(vertex, &key_of), content);
-    Ok(Known {
+    Ok(Answer::Known(Known {
         key: Some(canonical::key(&preimage)),
         preimage: Some(preimage),
-    })
+    }))
 }
 
 fn hit(
@@ -110,19 +179,15 @@ fn hit(
 ) -> Option<Output> {
     let key = known.key?;
     let vertex = solve.definition.vertex(id);
-    let root = match &vertex.op {
-        Op::Image(_) | Op::Local(_) | Op::Http(_) | Op::Git(_) => {
-            return Some(Output {
-                stack: solve.work.source(id),
-                key,
-                created_ms: None,
-                ran: None,
-            });
-        }
-        Op::Exec(exec) => exec.root,
-        Op::File(file) => file.root,
-    };
-    let below = match root {
+    if vertex.op.is_source() {
+        return Some(Output {
+            stack: solve.work.source(id),
+            key,
+            created_ms: None,
+            ran: None,
+        });
+    }
+    let below = match agree::root_of(vertex) {
         None => Stack::default(),
         Some(root) => hits.get(&root)?.stack.clone(),
     };

@@ -2,23 +2,29 @@
 //!
 //! ```text
 //! lookup     keys bottom-up as far as they can be known, one batch of record lookups
+//! agree      which of these keys must not be used, since the files behind them are of another run: pure
 //! state      which vertices are wanted, which wait, which are done: pure
 //! scheduler  the one task that owns the state; starts work, never does it
 //! vertex     the life of one vertex that was not a hit at first: key, look again, run, record
+//! flight     work that several builds want: done once, and as long as one of them wants it
+//! report     what the build that started a step tells of it
 //! ```
 //!
 //! It does not know what an op does: that is behind [`Work`].
 
+pub mod agree;
 pub mod cache_key;
 pub mod source_key;
 pub mod explain;
 pub mod flight;
 pub mod lookup;
+pub mod report;
 pub mod scheduler;
 pub mod state;
 pub mod vertex;
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use cache::store::Store;
 use futures_util::future::BoxFuture;
@@ -44,12 +50,14 @@ pub trait Work: Send + Sync {
     /// images answer without their outputs.
     fn content<'a>(&'a self, id: VertexId, inputs: &'a Inputs) -> BoxFuture<'a, Result<Vec<Field>, BuildError>>;
 
-    /// Does the work of `id` and returns the layer it adds to its root.
+    /// Does the work of `id` and returns the layer it adds to its root. It ends early when `cancel` says so, and not when this
+    /// build is canceled: others may wait for the same work.
     fn run<'a>(
         &'a self,
         id: VertexId,
         inputs: &'a Inputs,
         step: StepNumber,
+        cancel: &CancellationToken,
     ) -> BoxFuture<'a, Result<Layer, BuildError>>;
 
     /// Whether the bytes of a recorded layer are still there, in any form.
@@ -96,6 +104,25 @@ impl Inputs {
     }
 }
 
+/// Results of one build by their keys: whatever has a key twice in a build is one result, even if another build replaces the record
+/// in between. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Results(Arc<Mutex<HashMap<CacheKey, Output>>>);
+
+impl Results {
+    /// The result that this build has for `key`.
+    #[must_use]
+    pub fn of(&self, key: CacheKey) -> Option<Output> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned()
+    }
+
+    /// From now on `output` is what this build has for its key, unless there is something already.
+    pub fn keep(&self, output: &Output) {
+        let mut results = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        results.entry(output.key).or_insert_with(|| output.clone());
+    }
+}
+
 /// Everything one solve needs.
 #[derive(Clone)]
 pub struct Solve {
@@ -109,6 +136,8 @@ pub struct Solve {
     pub lease: Arc<cache::lease::Lease>,
     /// Work of all builds.
     pub flights: Flights,
+    /// What this build has already.
+    pub results: Results,
     /// One permit a step that runs.
     pub slots: Arc<Semaphore>,
     /// Where to report.

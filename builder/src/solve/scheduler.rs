@@ -17,13 +17,14 @@ use crate::request::BuildError;
 /// # Errors
 /// The first failure. By then everything else that was running has been ended and waited for.
 pub async fn run(solve: &Solve, targets: &[VertexId]) -> Result<BTreeMap<VertexId, Output>, BuildError> {
-    let Looked { known, hits } = lookup::look(solve).await?;
+    let Looked { known, hits } = lookup::look(solve, targets).await?;
     report_hits(solve, &hits);
     let (mut state, ready) = State::new(&solve.definition, targets, &hits);
     let mut running: JoinSet<(VertexId, Result<Output, BuildError>)> = JoinSet::new();
     let start = |id: VertexId, state: &State, running: &mut JoinSet<_>| {
         let inputs = state.inputs_of(&solve.definition, id);
-        let (solve, known) = (solve.clone(), known[id.0 as usize].clone());
+        let known = lookup::still_known(solve, id, &inputs, &known);
+        let solve = solve.clone();
         running.spawn(async move { (id, vertex::live(&solve, id, inputs, known).await) });
     };
     for id in ready {

@@ -1,21 +1,23 @@
 //! The life of one vertex that the first look did not find: its key, a second look, the work, the record.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use cache::lease::Held;
 use cache::records::{Inserted, RecordStore};
 use proto::canonical;
-use proto::definition::{Op, Vertex, VertexId};
+use proto::definition::{InputMode, Mount, MountKind, Op, Vertex, VertexId};
 use proto::digest::ContentDigest;
 use proto::platform::Platform;
-use proto::record::{CacheKey, CacheRecord, Preimage};
+use proto::record::{Alias, CacheKey, CacheRecord, Preimage};
 
-use super::flight::{Boarding, Flight};
+use super::flight::{Boarding, Flight, Landed};
 use super::lookup::{Known, output_of};
-use super::{Inputs, Output, Solve, cache_key, explain};
+use super::report::Report;
+use super::{Inputs, Output, Solve, agree, cache_key, explain};
 use crate::event::{StepEnd, StepNumber};
 use crate::layers::store_failed;
-use crate::request::{Blame, BuildError, FailedStep};
+use crate::request::{Blame, BuildError, FailedStep, Place};
 use crate::stack::{Layer, Stack};
 
 /// Lines of a failed step that go into the error.
@@ -27,26 +29,62 @@ const TAIL_LINES: usize = 20;
 /// What the work reports, with the step's name; cancellation.
 pub async fn live(solve: &Solve, id: VertexId, inputs: Inputs, known: Known) -> Result<Output, BuildError> {
     let (key, preimage) = complete_key(solve, id, &inputs, known).await?;
-    let below = inputs.stack(root_of(solve, id));
+    let below = inputs.stack(agree::root_of(solve.definition.vertex(id)));
     let forced = solve.no_cache.applies_to(&solve.definition.vertex(id).stage);
     let flight = match board(solve, id, key, &below, forced).await? {
         Turn::Found(output) => return Ok(*output),
         Turn::Fly(flight) => flight,
     };
-    let output = work(
-        solve,
-        id,
-        &inputs,
-        Job {
-            key,
-            preimage,
-            below,
-            forced,
-        },
-    )
-    .await;
-    drop(flight);
-    output
+    let job = Job {
+        key,
+        preimage,
+        below,
+        forced,
+    };
+    fly(solve, id, inputs, job, flight).await
+}
+
+/// Starts the work and waits for it, or leaves it to others who want it when this build ends.
+async fn fly(solve: &Solve, id: VertexId, inputs: Inputs, job: Job, flight: Flight) -> Result<Output, BuildError> {
+    let report = Arc::new(Report::new(solve, id));
+    let (own, told) = (solve.clone(), Arc::clone(&report));
+    let seat = flight.depart(fails_for_all(solve, id), |cancel| async move {
+        let solve = Solve { cancel, ..own };
+        let output = work(&solve, id, &inputs, job, &told).await;
+        if let Ok(output) = &output {
+            solve.results.keep(output);
+        }
+        output
+    });
+    tokio::select! {
+        () = solve.cancel.cancelled() => {
+            report.end(StepEnd::Canceled);
+            seat.leave().await;
+            Err(BuildError::canceled())
+        }
+        landed = seat.landed() => {
+            let nothing = || Err(BuildError::bug("a step that started was not done"));
+            landed.map_or_else(nothing, |landed| landed.result)
+        }
+    }
+}
+
+/// Whether a failure says something to every build that waits for this work: not if it may be due to what only the client of this
+/// one has, or has not.
+fn fails_for_all(solve: &Solve, id: VertexId) -> bool {
+    let vertex = solve.definition.vertex(id);
+    let reads_client = |(input, _): &(VertexId, InputMode)| matches!(solve.definition.vertex(*input).op, Op::Local(_));
+    let lent = |mount: &Mount| matches!(mount.kind, MountKind::Secret { .. } | MountKind::Ssh { .. });
+    let own = match &vertex.op {
+        Op::Exec(exec) => {
+            exec.mounts.iter().any(lent)
+                || !exec.proxy_env.is_empty()
+                || !exec.extra_hosts.is_empty()
+                || !exec.devices.is_empty()
+        }
+        _ => false,
+    };
+    !own && !vertex.inputs().iter().any(reads_client)
 }
 
 /// What is known of a vertex whose turn it is.
@@ -55,14 +93,6 @@ struct Job {
     preimage: Preimage,
     below: Stack,
     forced: bool,
-}
-
-fn root_of(solve: &Solve, id: VertexId) -> Option<VertexId> {
-    match &solve.definition.vertex(id).op {
-        Op::Exec(exec) => exec.root,
-        Op::File(file) => file.root,
-        Op::Image(_) | Op::Local(_) | Op::Http(_) | Op::Git(_) => None,
-    }
 }
 
 /// The key with all content in it. What it took a stage's files to find out is remembered, so that the next build need not.
@@ -89,12 +119,14 @@ async fn complete_key(
     let content = solve.work.content(id, inputs).await?;
     let preimage = cache_key::with_content(cache_key::fields(vertex, &key_of), content);
     let key = canonical::key(&preimage);
-    let alias = cache_key::alias(vertex, &key_of);
-    solve
-        .store
-        .records()
-        .put_alias(alias, key)
-        .map_err(|error| store_failed(&error))?;
+    let read = agree::chains_read(&solve.definition, vertex, inputs);
+    if !read.is_empty() {
+        let alias = Alias { key, inputs: read };
+        let records = solve.store.records();
+        records
+            .put_alias(cache_key::alias(vertex, &key_of), &alias)
+            .map_err(|error| store_failed(&error))?;
+    }
     Ok((key, preimage))
 }
 
@@ -107,23 +139,64 @@ enum Turn {
 async fn board(solve: &Solve, id: VertexId, key: CacheKey, below: &Stack, forced: bool) -> Result<Turn, BuildError> {
     loop {
         let boarding = solve.flights.board(key);
-        if !forced && let Some(output) = look_again(solve, key, below) {
+        let own = solve.results.of(key).filter(|own| is_result(own, below, forced));
+        let found = own.or_else(|| if forced { None } else { look_again(solve, key, below) });
+        if let Some(output) = found {
+            solve.results.keep(&output);
             report_cached(solve, id);
             return Ok(Turn::Found(Box::new(output)));
         }
         match boarding {
             Boarding::Fly(flight) => return Ok(Turn::Fly(flight)),
-            Boarding::Wait(landing) => {
-                tokio::select! {
-                    () = solve.cancel.cancelled() => return Err(BuildError::canceled()),
-                    () = landing.wait() => {}
+            Boarding::Wait(seat) => {
+                let landed = tokio::select! {
+                    () = solve.cancel.cancelled() => None,
+                    landed = seat.landed() => Some(landed),
+                };
+                let Some(landed) = landed else {
+                    seat.leave().await;
+                    return Err(BuildError::canceled());
+                };
+                if let Some(error) = landed.and_then(shared_failure)
+                    && !forced
+                {
+                    return Err(fail_too(solve, id, error));
                 }
             }
         }
     }
 }
 
+/// The failure of somebody else's work, if it is one of everybody.
+fn shared_failure(landed: Landed) -> Option<BuildError> {
+    let failure = landed.result.err().filter(|error| error.blame != Blame::Canceled);
+    failure.filter(|_| landed.for_all)
+}
+
+/// Tells of a failure in the work of another build as of one of the step `id`, which is the same.
+fn fail_too(solve: &Solve, id: VertexId, mut error: BuildError) -> BuildError {
+    let step = start_step(solve, id);
+    let end = StepEnd::Failed {
+        error: error.message.clone(),
+    };
+    solve.events.finish_step(step, end, Duration::ZERO);
+    if let Some(failed) = &mut error.step {
+        failed.name.clone_from(&solve.definition.vertex(id).name);
+    }
+    error.place = place_of(solve, id);
+    error
+}
+
+/// Whether `own`, which this build has under the same key, is the result here too: on the same layers, and of a run of this build
+/// if the user wants to see one.
+fn is_result(own: &Output, below: &Stack, forced: bool) -> bool {
+    let chains = own.stack.chains();
+    let under = chains.len().checked_sub(2).map(|index| chains[index]);
+    under == below.chain() && (own.ran.is_some() || !forced)
+}
+
 fn look_again(solve: &Solve, key: CacheKey, below: &Stack) -> Option<Output> {
+    solve.lease.hold(Held::Record(key));
     let record = solve.store.records().lookup(&[key]).pop()??;
     output_of(solve, below, &record)
 }
@@ -140,7 +213,7 @@ fn start_step(solve: &Solve, id: VertexId) -> StepNumber {
         .start_step(&vertex.name, vertex.lines.map_or(0, |(first, _)| first))
 }
 
-async fn work(solve: &Solve, id: VertexId, inputs: &Inputs, job: Job) -> Result<Output, BuildError> {
+async fn work(solve: &Solve, id: VertexId, inputs: &Inputs, job: Job, report: &Report) -> Result<Output, BuildError> {
     let permit = tokio::select! {
         () = solve.cancel.cancelled() => return Err(BuildError::canceled()),
         permit = solve.slots.acquire() => permit.map_err(|_| BuildError::canceled())?,
@@ -156,9 +229,9 @@ async fn work(solve: &Solve, id: VertexId, inputs: &Inputs, job: Job) -> Result<
             preimage: &job.preimage,
         },
     );
-    let step = start_step(solve, id);
+    let step = report.start();
     let started = solve.clock.now();
-    let result = solve.work.run(id, inputs, step).await;
+    let result = solve.work.run(id, inputs, step, &solve.cancel).await;
     let duration = solve.clock.now().saturating_sub(started);
     drop(permit);
     let result = result.and_then(|layer| record(solve, id, job, layer, duration));
@@ -169,27 +242,19 @@ async fn work(solve: &Solve, id: VertexId, inputs: &Inputs, job: Job) -> Result<
                 .records()
                 .put_last_key(identity, output.key)
                 .map_err(|error| store_failed(&error))?;
-            solve.events.finish_step(
-                step,
-                StepEnd::Done {
-                    reason: reason.to_string(),
-                },
-                duration,
-            );
+            report.end(StepEnd::Done {
+                reason: reason.to_string(),
+            });
             Ok(output)
         }
         Err(error) if error.blame == Blame::Canceled => {
-            solve.events.finish_step(step, StepEnd::Canceled, duration);
+            report.end(StepEnd::Canceled);
             Err(error)
         }
         Err(error) => {
-            solve.events.finish_step(
-                step,
-                StepEnd::Failed {
-                    error: error.message.clone(),
-                },
-                duration,
-            );
+            report.end(StepEnd::Failed {
+                error: error.message.clone(),
+            });
             Err(with_step(solve, id, step, error))
         }
     }
@@ -239,14 +304,14 @@ fn with_step(solve: &Solve, id: VertexId, step: StepNumber, mut error: BuildErro
         log_tail: solve.events.log_tail(step, TAIL_LINES),
         exit_code,
     }));
-    if error.place.is_none() {
-        error.place = solve
-            .definition
-            .vertex(id)
-            .lines
-            .map(|(line, _)| crate::request::Place { start: 0, end: 0, line });
-    }
+    error.place = error.place.or_else(|| place_of(solve, id));
     error
+}
+
+/// The line of the step `id`.
+fn place_of(solve: &Solve, id: VertexId) -> Option<Place> {
+    let (line, _) = solve.definition.vertex(id).lines?;
+    Some(Place { start: 0, end: 0, line })
 }
 
 /// Names "this step of this Dockerfile", whatever it says today: its stage, the platforms it is for, and its position among

@@ -3,8 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use cache::lease::Lease;
-use proto::tree::RelPath;
+use proto::tree::{RelPath, TreeEntry};
 use proto::v1::{self, event::Kind};
 use tokio::sync::Mutex;
 
@@ -12,6 +11,7 @@ use super::{Fetched, Source, fetch};
 use crate::blocking;
 use crate::build::Job;
 use crate::event::StepNumber;
+use crate::layers::{is_damage, store_failed};
 use crate::op::source::read_small;
 use crate::request::{BuildError, BuildRequest, NamedContext};
 use crate::session::DockerfileBytes;
@@ -28,18 +28,16 @@ const DOCKERFILE_LIMIT: u64 = 16 << 20;
 pub struct RemoteContexts<'a> {
     request: &'a BuildRequest,
     job: &'a Job,
-    lease: &'a Lease,
     fetched: Mutex<HashMap<String, Arc<Fetched>>>,
 }
 
 impl<'a> RemoteContexts<'a> {
     /// None of them is fetched yet.
     #[must_use]
-    pub fn new(request: &'a BuildRequest, job: &'a Job, lease: &'a Lease) -> Self {
+    pub fn new(request: &'a BuildRequest, job: &'a Job) -> Self {
         Self {
             request,
             job,
-            lease,
             fetched: Mutex::default(),
         }
     }
@@ -65,10 +63,7 @@ impl<'a> RemoteContexts<'a> {
             return Ok(Some(Arc::clone(found)));
         }
         let step = format!("[internal] load {name} from {}", source.shown());
-        let found = self
-            .job
-            .step(&step, |step| fetch(source, self.job, self.lease, step))
-            .await?;
+        let found = self.job.step(&step, |step| fetch(source, self.job, step)).await?;
         let found = Arc::new(found);
         if name == MAIN {
             self.tell_of_ignore_file(&found).await?;
@@ -133,7 +128,7 @@ impl<'a> RemoteContexts<'a> {
             let resolved = tree.resolve(&RelPath::clean(name.as_bytes()));
             let found = resolved.map_err(|error| BuildError::user(error.to_string()))?.1;
             if let Some(file) = found.and_then(|found| tree.file_of(found)) {
-                let dockerfile = self.read(&remote.stack, file.entry.path.clone()).await?;
+                let dockerfile = self.read(&remote.stack, file.entry.clone()).await?;
                 return Ok(DockerfileBytes {
                     dockerfile,
                     ignore: None,
@@ -151,16 +146,18 @@ impl<'a> RemoteContexts<'a> {
         Ok(MergedTree::new(trees))
     }
 
-    async fn read(&self, stack: &Stack, path: RelPath) -> Result<Vec<u8>, BuildError> {
-        let layers = &self.job.host.layers;
+    async fn read(&self, stack: &Stack, entry: TreeEntry) -> Result<Vec<u8>, BuildError> {
+        let layers = self.job.host.layers.clone();
         layers.unpack(stack, self.job, StepNumber::NONE).await?;
         let chain = stack
             .chain()
             .ok_or_else(|| BuildError::bug("a fetched context has no layer"))?;
         let root = layers.open_layer_dir(chain)?;
         blocking::run(move || {
-            read_small(&root, &path, DOCKERFILE_LIMIT)
-                .map_err(|error| BuildError::user(format!("failed to read dockerfile: {error}")))
+            read_small(&root, &entry, &layers, DOCKERFILE_LIMIT).map_err(|error| match is_damage(&error) {
+                true => store_failed(&error),
+                false => BuildError::user(format!("failed to read dockerfile: {error}")),
+            })
         })
         .await
     }

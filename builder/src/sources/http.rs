@@ -51,19 +51,19 @@ pub(super) async fn make(source: &Source, job: &Job, step: StepNumber) -> Result
         Some((file, source, layer))
     });
     // What a checksum names cannot have changed, so nobody has to be asked.
-    if let Some((file, source, (key, layer))) = &before
+    if let Some((file, source, layer)) = &before
         && op.checksum == Some(file.digest)
     {
-        return Ok((source.clone(), Made::Known(*key, layer.clone()), time(file.modified)));
+        return Ok((source.clone(), Made::Known(layer.clone()), time(file.modified)));
     }
     let validators = before
         .as_ref()
         .map(|(file, ..)| file.validators.clone())
         .unwrap_or_default();
     match (download(op, validators, job, step).await?, before) {
-        (Got::Unchanged, Some((file, source, (key, layer)))) => {
+        (Got::Unchanged, Some((file, source, layer))) => {
             check(op, file.digest)?;
-            Ok((source, Made::Known(key, layer), time(file.modified)))
+            Ok((source, Made::Known(layer), time(file.modified)))
         }
         (Got::Unchanged, None) => Err(BuildError::bug(
             "a server said that nothing changed, but nothing was known",
@@ -73,7 +73,7 @@ pub(super) async fn make(source: &Source, job: &Job, step: StepNumber) -> Result
             check(op, pin.digest)?;
             let (validators, found) = (spooled.validators.clone(), known_as(source, op, pin, job));
             let (source, made) = match found {
-                Some((source, (key, layer))) => (source, Made::Known(key, layer)),
+                Some((source, layer)) => (source, Made::Known(layer)),
                 None => {
                     let (source, layer) = write(source.clone(), spooled, job).await?;
                     (source, Made::New(layer))
@@ -130,7 +130,7 @@ fn address_key(source: &Source, op: &HttpOp) -> CacheKey {
 }
 
 /// The layer of `source` pinned to `pin`; of an archive that turned out to be none, that of the file.
-fn known_as(source: &Source, op: &HttpOp, pin: HttpPin, job: &Job) -> Option<(Source, (CacheKey, LayerInfo))> {
+fn known_as(source: &Source, op: &HttpOp, pin: HttpPin, job: &Job) -> Option<(Source, LayerInfo)> {
     let op = HttpOp {
         pin: Some(pin),
         ..op.clone()

@@ -16,13 +16,13 @@ mod http;
 use std::sync::Arc;
 
 use cache::download::{DownloadError, Downloader};
-use cache::lease::{Held, Lease};
+use cache::lease::Held;
 use cache::records::{Inserted, RecordStore};
 use proto::address::redacted;
 use proto::canonical;
 use proto::definition::{GitOp, HttpOp, Op};
 use proto::oci::Descriptor;
-use proto::record::{CacheKey, CacheRecord, LayerInfo, Preimage};
+use proto::record::{CacheRecord, LayerInfo, Preimage};
 
 use crate::build::Job;
 use crate::event::StepNumber;
@@ -118,18 +118,15 @@ impl Source {
 ///
 /// # Errors
 /// Remotes that fail or have something else than the checksum says; a full disk; cancellation.
-pub async fn fetch(source: &Source, job: &Job, lease: &Lease, step: StepNumber) -> Result<Fetched, BuildError> {
+pub async fn fetch(source: &Source, job: &Job, step: StepNumber) -> Result<Fetched, BuildError> {
     let made = tokio::select! {
         () = job.cancel.cancelled() => return Err(BuildError::canceled()),
         made = make(source, job, step) => made?,
     };
     let (source, made, modified) = made;
     let layer = match made {
-        Made::Known(key, layer) => {
-            lease.hold(Held::Record(key));
-            layer
-        }
-        Made::New(layer) => keep(&source, layer, job, lease)?,
+        Made::Known(layer) => layer,
+        Made::New(layer) => keep(&source, layer, job)?,
     };
     let layer = Layer {
         info: layer,
@@ -164,7 +161,7 @@ pub async fn again(source: &Source, blob: &Descriptor, job: &Job, step: StepNumb
 
 /// A layer, found or made.
 enum Made {
-    Known(CacheKey, LayerInfo),
+    Known(LayerInfo),
     New(LayerInfo),
 }
 
@@ -186,18 +183,19 @@ async fn anew(source: &Source, job: &Job, step: StepNumber) -> Result<LayerInfo,
 }
 
 /// The layer of a pinned source, if an earlier build fetched it. Its bytes may be gone; its tree is there.
-fn known(source: &Source, job: &Job) -> Option<(CacheKey, LayerInfo)> {
+fn known(source: &Source, job: &Job) -> Option<LayerInfo> {
     let key = canonical::key(&source.preimage());
+    job.lease.hold(Held::Record(key));
     let record = job.host.store.records().lookup(&[key]).pop()??;
     let has_tree = job.host.store.trees().contains(record.layer.diff_id);
-    has_tree.then_some((key, record.layer))
+    has_tree.then_some(record.layer)
 }
 
 /// Writes the record of a layer that was just fetched. If another build was faster, its layer is taken.
-fn keep(source: &Source, layer: LayerInfo, job: &Job, lease: &Lease) -> Result<LayerInfo, BuildError> {
+fn keep(source: &Source, layer: LayerInfo, job: &Job) -> Result<LayerInfo, BuildError> {
     let preimage = source.preimage();
     let key = canonical::key(&preimage);
-    lease.hold(Held::Record(key));
+    job.lease.hold(Held::Record(key));
     let stack = Stack::new(vec![Layer::built(layer.diff_id, layer.size_bytes, layer.forms.clone())]);
     let record = CacheRecord {
         key,

@@ -191,6 +191,12 @@ impl Ingest {
         self.size_bytes
     }
 
+    /// The digest of the bytes that it has by now.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        self.hasher.clone().finish()
+    }
+
     /// Makes it a blob, if digest and size are as `expected`. What was there under the same digest is replaced: a new copy
     /// was compared just now, an old one may be damaged.
     ///

@@ -33,9 +33,9 @@ pub(super) async fn make(op: &GitOp, job: &Job) -> Result<Pinned, BuildError> {
         ..op.clone()
     };
     let source = Source::Git(pinned.clone());
-    if let Some((key, layer)) = known(&source, job) {
+    if let Some(layer) = known(&source, job) {
         let modified = checkout::time_of(&repository, &pinned, layer.diff_id, job).await?;
-        return Ok((source, Made::Known(key, layer), modified));
+        return Ok((source, Made::Known(layer), modified));
     }
     let (layer, modified) = checkout::layer(&repository, &pinned, job).await?;
     Ok((source, Made::New(layer), Some(modified)))

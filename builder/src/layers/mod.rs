@@ -8,13 +8,15 @@
 //! blob or snapshot ─────────── encode ► compressed blob, remembered as a further form
 //! ```
 
+mod damage;
+mod piped;
+
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cache::blob::BlobStore;
+use cache::lease::{Held, Lease};
 use cache::records::RecordStore;
 use cache::store::Store;
 use futures_util::FutureExt;
@@ -22,21 +24,27 @@ use futures_util::future::try_join_all;
 use proto::digest::{ChainId, DiffId};
 use proto::oci::{Compression, Descriptor};
 use proto::record::LayerInfo;
-use proto::tree::{RelPath, Tree};
+use proto::tree::Tree;
+use rustix::io::Errno;
 
 use crate::blocking;
 use crate::build::Job;
 use crate::event::StepNumber;
 use crate::fetch;
 use crate::layer::apply::{self, LayerSource};
-use crate::layer::entry::{Content, LayerEntry};
+use crate::layer::entry::{Content, LayerEntry, SnapshotDir};
 use crate::layer::limits::Limits;
 use crate::layer::lower::LowerTrees;
+use crate::layer::tar::WrittenLayer;
 use crate::layer::{compress, tar};
 use crate::request::{Blame, BuildError};
 use crate::snapshot::overlay::OverlaySnapshotter;
-use crate::snapshot::{self, CreateError, Snapshotter};
+use crate::snapshot::{self, Active, CreateError, Snapshotter};
 use crate::stack::{Layer, Origin, Stack};
+
+pub use crate::layer::entry::to_path;
+use damage::broken_layer;
+pub use damage::{is_damage, is_exhaustion, lost, store_failed};
 
 /// Trees of layers that are kept in memory; the others are read again from the store.
 const TREES_KEPT: usize = 256;
@@ -48,6 +56,8 @@ const COMPRESS_THREADS: usize = 4;
 #[derive(Debug, Clone)]
 pub struct Layers {
     inner: Arc<Inner>,
+    /// Holds what is looked for, read and written through this handle.
+    lease: Option<Arc<Lease>>,
 }
 
 #[derive(Debug)]
@@ -70,6 +80,22 @@ impl Layers {
                 trees: Mutex::default(),
                 unpacking: Mutex::default(),
             }),
+            lease: None,
+        }
+    }
+
+    /// The same layers for one build: whatever it looks for, reads or writes is held by `lease` before it is looked for.
+    #[must_use]
+    pub fn held_by(&self, lease: &Arc<Lease>) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+            lease: Some(Arc::clone(lease)),
+        }
+    }
+
+    fn hold(&self, thing: Held) {
+        if let Some(lease) = &self.lease {
+            lease.hold(thing);
         }
     }
 
@@ -89,15 +115,22 @@ impl Layers {
         self.inner.store.commit_group().map_err(|error| store_failed(&error))
     }
 
-    /// Whether the bytes of `layer`, the top of `chain`, are on this machine in some form.
+    /// Whether the bytes of `layer`, the top of `chain`, are on this machine: as a blob, or as a snapshot with the tree that says
+    /// in which order a tar has its files. From now on they stay for this build.
     #[must_use]
     pub fn is_local(&self, layer: &Layer, chain: ChainId) -> bool {
-        self.inner.snapshots.contains(&chain) || self.local_form(&layer.info).is_some()
+        self.hold(Held::Chain(chain));
+        self.hold(Held::Layer(layer.info.diff_id));
+        let unpacked =
+            || self.inner.snapshots.contains(&chain) && self.inner.store.trees().contains(layer.info.diff_id);
+        unpacked() || self.local_form(&layer.info).is_some()
     }
 
-    /// Whether the store has a blob. One that cannot be read counts as absent: it is fetched or made again.
+    /// Whether the store has a blob, which stays for this build then. One that cannot be read counts as absent: it is fetched or
+    /// made again.
     #[must_use]
     pub fn has_blob(&self, digest: proto::digest::Digest) -> bool {
+        self.hold(Held::Blob(digest));
         self.inner.store.blobs().size(digest).is_ok_and(|size| size.is_some())
     }
 
@@ -110,6 +143,7 @@ impl Layers {
 
     /// All blobs that are known to hold the layer, here or elsewhere.
     fn forms(&self, info: &LayerInfo) -> Vec<Descriptor> {
+        self.hold(Held::Layer(info.diff_id));
         let mut forms = info.forms.clone();
         for form in self.inner.store.records().forms(info.diff_id) {
             if !forms.iter().any(|known| known.digest == form.digest) {
@@ -180,6 +214,7 @@ impl Layers {
     }
 
     fn known_tree(&self, diff_id: DiffId) -> Option<Arc<Tree>> {
+        self.hold(Held::Layer(diff_id));
         let kept = self
             .inner
             .trees
@@ -202,11 +237,27 @@ impl Layers {
         trees.insert(diff_id, Arc::clone(tree));
     }
 
+    /// Makes the changes in `active`, over the layers that end in `below`, a layer: its bytes stay where they are.
+    ///
+    /// # Errors
+    /// A store that cannot be written.
+    pub fn commit(&self, active: Active, below: Option<ChainId>, written: WrittenLayer) -> Result<Layer, BuildError> {
+        let chain = ChainId::append(below, written.diff_id);
+        self.hold(Held::Chain(chain));
+        self.inner
+            .snapshots
+            .commit(active, &chain)
+            .map_err(|error| store_failed(&error))?;
+        self.remember_tree(written.diff_id, written.tree)?;
+        Ok(Layer::built(written.diff_id, written.size_bytes, Vec::new()))
+    }
+
     /// Keeps the tree of a layer in the store.
     ///
     /// # Errors
     /// A store that cannot be written.
     pub fn remember_tree(&self, diff_id: DiffId, tree: Tree) -> Result<Arc<Tree>, BuildError> {
+        self.hold(Held::Layer(diff_id));
         self.inner
             .store
             .trees()
@@ -223,10 +274,7 @@ impl Layers {
             return Ok(form);
         }
         if layer.origin == Origin::Built {
-            return Err(BuildError::bug(format!(
-                "layer {} has no bytes any more",
-                layer.info.diff_id
-            )));
+            return Err(lost(&format!("layer {}", layer.info.diff_id)));
         }
         let form = self.forms(&layer.info).into_iter().next();
         let form = form.ok_or_else(|| BuildError::bug(format!("layer {} has no blob", layer.info.diff_id)))?;
@@ -239,6 +287,10 @@ impl Layers {
     /// # Errors
     /// Blobs that cannot be fetched, do not hold what they should, or do not fit on the disk.
     pub async fn unpack(&self, stack: &Stack, job: &Job, step: StepNumber) -> Result<(), BuildError> {
+        // Held before they are looked for: nobody takes them away in between, or under a step that runs on them.
+        for chain in stack.chains() {
+            self.hold(Held::Chain(*chain));
+        }
         let missing: Vec<usize> = (0..stack.layers().len())
             .filter(|index| !self.inner.snapshots.contains(&stack.chains()[*index]))
             .collect();
@@ -314,10 +366,7 @@ impl Layers {
             .map_err(|error| store_failed(&error))?
         {
             Some(reader) => Ok(Box::new(reader)),
-            None => Err(BuildError::environment(format!(
-                "blob {} vanished from the store",
-                blob.digest
-            ))),
+            None => Err(lost(&format!("blob {}", blob.digest))),
         }
     }
 
@@ -333,9 +382,9 @@ impl Layers {
             .ingest()
             .map_err(|error| store_failed(&error))?
             .digested_by_writer();
-        let written = tar::write(entries, None, &mut ingest)
-            .map_err(|error| BuildError::user(error.to_string()).note(cause(&error)))?;
+        let written = tar::write(entries, None, &mut ingest).map_err(|error| self.unwritten(&error, entries))?;
         let digest = written.diff_id.0;
+        self.hold(Held::Blob(digest));
         ingest
             .commit(digest, written.size_bytes)
             .map_err(|error| store_failed(&error))?;
@@ -357,36 +406,17 @@ impl Layers {
         let tree = self
             .known_tree(diff_id)
             .filter(|_| self.inner.snapshots.contains(&chain));
-        let tree = tree.ok_or_else(|| BuildError::environment(format!("layer {diff_id} vanished from the store")))?;
+        let tree = tree.ok_or_else(|| lost(&format!("layer {diff_id}")))?;
         let entries = self.snapshot_entries(chain, &tree)?;
-        let (reader, mut writer) =
-            io::pipe().map_err(|error| BuildError::environment(format!("cannot make a pipe: {error}")))?;
-        let result = std::thread::Builder::new().name("layer tar".to_owned()).spawn(move || {
-            // A reader that goes away early is reported where it went away.
-            tar::write(&entries, None, &mut writer)
-                .map(|written| written.diff_id == diff_id)
-                .unwrap_or(false)
-        });
-        let thread = result.map_err(|error| BuildError::environment(format!("cannot start a thread: {error}")))?;
-        Ok(Box::new(Piped {
-            reader,
-            thread: Some(thread),
-            diff_id,
-            chain,
-            snapshots: Arc::clone(&self.inner.snapshots),
-        }))
+        piped::tar_of(entries, diff_id, chain, self)
     }
 
     /// The entries of a committed snapshot, their bytes in its directory.
     fn snapshot_entries(&self, chain: ChainId, tree: &Tree) -> Result<Vec<LayerEntry>, BuildError> {
-        let root = self.open_layer_dir(chain)?;
-        let content = |path: &RelPath| Content::File {
-            root: Arc::clone(&root),
-            path: to_path(path),
-        };
+        let directory = self.open_layer_dir(chain)?;
         let entry = |entry: &proto::tree::TreeEntry| LayerEntry {
             content: if matches!(entry.kind, proto::tree::EntryKind::File { .. }) {
-                content(&entry.path)
+                directory.content(&entry.path)
             } else {
                 Content::None
             },
@@ -399,13 +429,18 @@ impl Layers {
     ///
     /// # Errors
     /// If it is not there.
-    pub fn open_layer_dir(&self, chain: ChainId) -> Result<Arc<OwnedFd>, BuildError> {
+    pub fn open_layer_dir(&self, chain: ChainId) -> Result<Arc<SnapshotDir>, BuildError> {
         use rustix::fs::{Mode, OFlags};
         let path = self.inner.snapshots.layer_dir(&chain);
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
-        let directory = rustix::fs::open(&path, flags, Mode::empty());
-        let error = |error| BuildError::environment(format!("cannot open snapshot `{}`: {error}", path.display()));
-        directory.map(Arc::new).map_err(error)
+        match rustix::fs::open(&path, flags, Mode::empty()) {
+            Ok(root) => Ok(Arc::new(SnapshotDir { chain, root })),
+            Err(Errno::NOENT) => Err(lost(&format!("snapshot {chain}"))),
+            Err(error) => {
+                let message = format!("cannot open snapshot `{}`: {error}", path.display());
+                Err(BuildError::environment(message))
+            }
+        }
     }
 
     /// A blob of the layer at `index` in `compression`, made now if there is none. Remembered, so nothing is compressed twice.
@@ -427,6 +462,7 @@ impl Layers {
             .digested_by_writer();
         let (digest, size) = compress::compress(plain, compression, None, COMPRESS_THREADS, &mut ingest)
             .map_err(|error| store_failed(&error))?;
+        self.hold(Held::Blob(digest));
         ingest.commit(digest, size).map_err(|error| store_failed(&error))?;
         let form = Descriptor::new(compression.media_type(), digest, size);
         self.inner
@@ -458,44 +494,11 @@ impl Layers {
         ingest
             .flush()
             .map_err(|error| BuildError::environment(format!("cannot write to the store: {error}")))?;
+        self.hold(Held::Blob(ingest.digest()));
         let digest = ingest.commit(None).map_err(|error| store_failed(&error))?;
         let form = Descriptor::new(Compression::None.media_type(), digest, size);
         Ok(Layer::built(DiffId(digest), size, vec![form]))
     }
-}
-
-/// The reading end of a tar that a thread writes, checked at its end.
-struct Piped {
-    reader: io::PipeReader,
-    thread: Option<std::thread::JoinHandle<bool>>,
-    diff_id: DiffId,
-    chain: ChainId,
-    snapshots: Arc<OverlaySnapshotter>,
-}
-
-impl Read for Piped {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.reader.read(buffer)?;
-        if count == 0
-            && !buffer.is_empty()
-            && let Some(thread) = self.thread.take()
-            && !thread.join().unwrap_or(false)
-        {
-            // Like a blob that does not match its digest: out of the way with it, so that its step makes it again.
-            if let Err(error) = self.snapshots.remove(&self.chain) {
-                tracing::warn!(%error, "a damaged snapshot cannot be removed");
-            }
-            return Err(io::Error::other(cache::blob::Damaged(self.diff_id.0)));
-        }
-        Ok(count)
-    }
-}
-
-/// A path below a directory descriptor.
-#[must_use]
-pub fn to_path(path: &RelPath) -> PathBuf {
-    use std::os::unix::ffi::OsStrExt;
-    PathBuf::from(std::ffi::OsStr::from_bytes(path.as_bytes()))
 }
 
 fn compression_of(blob: &Descriptor) -> Result<Compression, BuildError> {
@@ -509,54 +512,4 @@ fn compression_of(blob: &Descriptor) -> Result<Compression, BuildError> {
             ),
         )
     })
-}
-
-fn broken_layer(blob: &Descriptor, error: &(dyn std::error::Error + 'static)) -> BuildError {
-    if is_damage(error) {
-        return damaged(&format!("layer {}", blob.digest));
-    }
-    BuildError::new(
-        Blame::Remote,
-        format!("layer {} cannot be unpacked: {error}", blob.digest),
-    )
-    .note(cause(error))
-}
-
-/// Bytes of the store that did not match their digest and were set aside: whoever made them makes them again.
-fn damaged(what: &str) -> BuildError {
-    BuildError::environment(format!("{what} was damaged in the store and has been set aside")).rewinding()
-}
-
-/// Whether a damaged blob is at the root of `error`.
-fn is_damage(error: &(dyn std::error::Error + 'static)) -> bool {
-    let mut current = Some(error);
-    while let Some(error) = current {
-        if error
-            .downcast_ref::<io::Error>()
-            .is_some_and(|error| cache::blob::damaged(error).is_some())
-            || error.is::<cache::blob::Damaged>()
-        {
-            return true;
-        }
-        current = error.source();
-    }
-    false
-}
-
-/// The innermost cause of an error, for a note.
-fn cause(error: &dyn std::error::Error) -> String {
-    let mut innermost = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    innermost.to_string()
-}
-
-/// A store that fails is this machine's fault.
-#[must_use]
-pub fn store_failed(error: &(dyn std::error::Error + 'static)) -> BuildError {
-    if is_damage(error) {
-        return damaged("a blob");
-    }
-    BuildError::environment(error.to_string()).note(cause(error))
 }
