@@ -8,6 +8,7 @@ use cache::lease::Lease;
 use cache::registry::RegistryAccess;
 use proto::definition::{Network, VertexId};
 use proto::entitlement::{Entitlement, Entitlements};
+use proto::history::{BuildRecord, Outcome};
 use proto::v1;
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +21,7 @@ use crate::plan::{self, Planned};
 use crate::platforms::Shape;
 use crate::request::{Blame, BuildError, BuildRequest};
 use crate::session::Session;
+use crate::solve::ledger::Ledger;
 use crate::solve::{self, Solve};
 
 /// What every part of one build may use.
@@ -127,25 +129,74 @@ pub async fn build(
     let lease = Arc::new(host.store.lease());
     check_entitlements(request, session, &host.entitlements)?;
     let job = Job::new(host, session, events, cancel, &request.insecure_registries);
+    let started_ms = host.clock.now_ms();
     let planned = plan::make(request, &job, &lease).await?;
-    for _ in 0..REWINDS {
+    let running = Running {
+        ledger: Arc::new(Ledger::new(&planned.project)),
+        planned,
+        started_ms,
+    };
+    let result = until_whole(request, &running, &job, &lease).await;
+    remember(request, &running, host, &result);
+    result
+}
+
+/// A build that is planned.
+struct Running {
+    planned: Planned,
+    ledger: Arc<Ledger>,
+    started_ms: u64,
+}
+
+/// Solves and exports; starts again as long as bytes of the store turn out to be damaged.
+async fn until_whole(
+    request: &BuildRequest,
+    running: &Running,
+    job: &Job,
+    lease: &Arc<Lease>,
+) -> Result<v1::Success, BuildError> {
+    let mut rewinds = 0;
+    loop {
         // A failure cancels the steps beside it; the token of the build itself stays as the client left it.
         let attempt = Job {
-            cancel: cancel.child_token(),
+            cancel: job.cancel.child_token(),
             ..job.clone()
         };
-        match solve_and_export(request, &planned, &attempt, &lease).await {
-            Err(error) if error.rewind && !cancel.is_cancelled() => {
-                tracing::warn!(build = session.build_id(), %error, "starting again");
+        match solve_and_export(request, running, &attempt, lease).await {
+            Err(error) if error.rewind && rewinds < REWINDS && !job.cancel.is_cancelled() => {
+                tracing::warn!(build = job.session.build_id(), %error, "starting again");
+                rewinds += 1;
             }
             result => return result,
         }
     }
-    let attempt = Job {
-        cancel: cancel.child_token(),
-        ..job
+}
+
+/// Keeps what the build did, for the explanations of builds to come. Losing that is no failure of a build: one line of the log.
+fn remember(request: &BuildRequest, running: &Running, host: &Host, result: &Result<v1::Success, BuildError>) {
+    let (store, definition) = (&host.store, &running.planned.definition);
+    let platforms = running.planned.images_to_make.iter();
+    let build = BuildRecord {
+        id: request.build_id.clone(),
+        started_ms: running.started_ms,
+        duration_ms: host.clock.now_ms().saturating_sub(running.started_ms),
+        dockerfile: request.dockerfile_name.clone(),
+        target: request.target.clone().unwrap_or_default(),
+        platforms: platforms.map(|image| image.template.platform.to_string()).collect(),
+        names: result
+            .as_ref()
+            .map_or_else(|_| Vec::new(), |success| success.names.clone()),
+        outcome: match result {
+            Ok(success) if success.manifest_digest.is_empty() => Outcome::Success(success.config_digest.clone()),
+            Ok(success) => Outcome::Success(success.manifest_digest.clone()),
+            Err(error) => Outcome::Failure(error.message.clone()),
+        },
+        steps: running.ledger.steps(store, definition),
     };
-    solve_and_export(request, &planned, &attempt, &lease).await
+    let kept = running.ledger.remember(store, definition);
+    if let Err(error) = kept.and_then(|()| store.builds().put(&build)) {
+        tracing::warn!(build = request.build_id, %error, "what this build did is not remembered");
+    }
 }
 
 /// Whether what the client allows is the client's to allow. The user that the server runs as could do all of it without the server;
@@ -170,10 +221,11 @@ fn check_entitlements(request: &BuildRequest, session: &Session, for_others: &En
 
 async fn solve_and_export(
     request: &BuildRequest,
-    planned: &Planned,
+    running: &Running,
     job: &Job,
     lease: &Arc<Lease>,
 ) -> Result<v1::Success, BuildError> {
+    let planned = &running.planned;
     let solve = Solve {
         definition: Arc::clone(&planned.definition),
         work: Arc::new(BuildWork::new(job, planned)),
@@ -185,7 +237,7 @@ async fn solve_and_export(
         cancel: job.cancel.clone(),
         clock: job.host.clock.clone(),
         no_cache: request.no_cache.clone(),
-        project: planned.project.clone(),
+        ledger: Arc::clone(&running.ledger),
     };
     let targets: Vec<VertexId> = planned.images_to_make.iter().filter_map(|image| image.target).collect();
     let outputs = match targets.as_slice() {

@@ -9,6 +9,7 @@ use builder::event::{EventLog, StepNumber};
 use builder::host::Clock;
 use builder::request::{Blame, BuildError, NoCache};
 use builder::solve::flight::Flights;
+use builder::solve::ledger::Ledger;
 use builder::solve::{self, Inputs, Output, Solve, Work};
 use builder::stack::{Layer, Stack};
 use cache::store::{Options, Store};
@@ -67,6 +68,7 @@ impl Graph {
             root: Some(root),
             args: vec![command.to_owned()],
             env: Vec::new(),
+            build_args: Vec::new(),
             proxy_env: Vec::new(),
             cwd: "/".to_owned(),
             user: String::new(),
@@ -118,6 +120,8 @@ struct Script {
     /// Steps wait here until the test lets them go.
     gate: Option<Arc<Notify>>,
     bytes_are_gone: AtomicBool,
+    /// Part of what steps make, and of no key.
+    salt: &'static str,
 }
 
 impl Work for Script {
@@ -171,7 +175,7 @@ impl Work for Script {
                 return Err(BuildError::user("no"));
             }
             let content = self.content(id, inputs).await?;
-            let layer = format!("{name} {content:?}");
+            let layer = format!("{name} {content:?}{}", self.salt);
             Ok(Layer::built(DiffId(Digest::of(layer.as_bytes())), 0, Vec::new()))
         }
         .boxed()
@@ -219,7 +223,7 @@ impl Bench {
             cancel: CancellationToken::new(),
             clock: Clock::fixed(1),
             no_cache,
-            project: "p".to_owned(),
+            ledger: Arc::new(Ledger::new("p")),
         }
     }
 
@@ -231,6 +235,7 @@ impl Bench {
         let script = Arc::new(script);
         let solve = self.solve(&script, no_cache);
         let result = solve::run(&solve, &[target]).await;
+        solve.ledger.remember(&self.store, &solve.definition).unwrap();
         Built {
             result,
             events: solve.events,
@@ -437,4 +442,81 @@ async fn a_canceled_build_does_not_wait_for_others() {
     assert_eq!(solve::run(&waits, &[target]).await.unwrap_err().blame, Blame::Canceled);
     gate.notify_one();
     holding.await.unwrap().unwrap();
+}
+
+/// `FROM base` and these commands.
+fn commands(commands: &[&str]) -> (Graph, VertexId) {
+    let mut graph = Graph::default();
+    let base = graph.image();
+    let target = commands.iter().fold(base, |below, command| graph.run(below, command));
+    (graph, target)
+}
+
+#[tokio::test]
+async fn a_step_that_is_put_in_makes_no_other_step_a_changed_one() {
+    let bench = Bench::new();
+    let (graph, target) = commands(&["one", "two", "three"]);
+    bench.build(script(&graph, &[]), target).await.result.unwrap();
+    let (graph, target) = commands(&["one", "new", "two", "3"]);
+    assert_eq!(
+        bench.build(script(&graph, &[]), target).await.reasons().await,
+        [
+            "never built before",
+            "an earlier step ran: RUN new",
+            "instruction changed: `RUN three` → `RUN 3`"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn steps_that_a_failed_build_did_not_reach_are_compared_with_the_build_before() {
+    let bench = Bench::new();
+    let (graph, target) = commands(&["one", "two"]);
+    bench.build(script(&graph, &[]), target).await.result.unwrap();
+    let (graph, target) = commands(&["1", "2"]);
+    let failing = Script {
+        fails: Some(VertexId(1)),
+        ..script(&graph, &[])
+    };
+    bench.build(failing, target).await.result.unwrap_err();
+    let again = bench.build(script(&graph, &[]), target).await;
+    assert_eq!(
+        again.reasons().await,
+        [
+            "instruction changed: `RUN one` → `RUN 1`",
+            "instruction changed: `RUN two` → `RUN 2`"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn the_last_build_counts_even_where_nothing_ran() {
+    let bench = Bench::new();
+    for (command, expected) in [
+        ("a", vec!["never built before"]),
+        ("b", vec!["instruction changed: `RUN a` → `RUN b`"]),
+        ("a", vec![]),
+        ("c", vec!["instruction changed: `RUN a` → `RUN c`"]),
+    ] {
+        let (graph, target) = commands(&[command]);
+        let built = bench.build(script(&graph, &[]), target).await;
+        assert_eq!(built.reasons().await, expected);
+    }
+}
+
+#[tokio::test]
+async fn a_step_on_another_result_below_was_not_collected() {
+    let bench = Bench::new();
+    let (graph, target) = commands(&["one", "two"]);
+    bench.build(script(&graph, &[]), target).await.result.unwrap();
+    let another = Script {
+        salt: "again",
+        ..script(&graph, &[])
+    };
+    let first = VertexId(1);
+    bench.build_with(another, first, NoCache::All).await.result.unwrap();
+    assert_eq!(
+        bench.build(script(&graph, &[]), target).await.reasons().await,
+        ["an earlier step has another result: RUN one"]
+    );
 }

@@ -1,4 +1,4 @@
-//! Records: key → result, and what belongs to keys: aliases, preimages, the last key of a step, later forms of layers.
+//! Records: key → result, and what belongs to keys: aliases, preimages, later forms of layers.
 //!
 //! One small sealed file each, so a lookup is one read of a file by name and knows no index. A record that is bad in any way
 //! is a miss. The first writer of a key wins: the loser gets the winner's record and adopts it.
@@ -115,20 +115,6 @@ impl DiskRecords {
         self.write_key(&file_name("aliases", &key.0.hex()), content_key)
     }
 
-    /// The key that the step `identity` had last, whatever became of it.
-    #[must_use]
-    pub fn last_key(&self, identity: ContentDigest) -> Option<CacheKey> {
-        self.read_key(&file_name("steps", &identity.hex()))
-    }
-
-    /// Remembers `key` as the last one of the step `identity`, to explain its next miss.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub fn put_last_key(&self, identity: ContentDigest, key: CacheKey) -> Result<(), WriteError> {
-        self.write_key(&file_name("steps", &identity.hex()), key)
-    }
-
     /// What `key` was computed from, if it is known.
     #[must_use]
     pub fn preimage(&self, key: CacheKey) -> Option<Preimage> {
@@ -172,7 +158,7 @@ impl DiskRecords {
         self.read(key).is_some()
     }
 
-    /// The key in the alias or last-key file `name`.
+    /// The key in the alias file `name`.
     pub(crate) fn key_in(&self, name: &str) -> Option<CacheKey> {
         self.read_key(name)
     }

@@ -10,6 +10,7 @@ mod contexts;
 mod crash;
 mod debug;
 mod errors;
+mod explain;
 mod failures;
 mod help;
 mod mounts;

@@ -253,6 +253,7 @@ mod tests {
             root: Some(VertexId(0)),
             args: vec!["/bin/sh".into(), "-c".into(), "true".into()],
             env: vec![("PATH".into(), "/bin".into())],
+            build_args: Vec::new(),
             proxy_env: Vec::new(),
             cwd: "/".into(),
             user: String::new(),
@@ -338,6 +339,7 @@ mod tests {
 
     #[test]
     fn proxies_and_host_addresses_do_not_change_the_key() {
+        assert_eq!(run(|exec| exec.build_args.push("PATH".into())), run(|_| {}));
         assert_eq!(
             run(|exec| exec.proxy_env.push(("http_proxy".into(), "x".into()))),
             run(|_| {})

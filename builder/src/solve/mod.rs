@@ -5,6 +5,8 @@
 //! state      which vertices are wanted, which wait, which are done: pure
 //! scheduler  the one task that owns the state; starts work, never does it
 //! vertex     the life of one vertex that was not a hit at first: key, look again, run, record
+//! explain    why it had to run: history finds the step to compare with, compare finds what differs
+//! ledger     what became of each step, for the builds to come
 //! ```
 //!
 //! It does not know what an op does: that is behind [`Work`].
@@ -12,6 +14,9 @@
 pub mod cache_key;
 pub mod source_key;
 pub mod explain;
+pub mod compare;
+pub mod history;
+pub mod ledger;
 pub mod flight;
 pub mod lookup;
 pub mod scheduler;
@@ -31,6 +36,7 @@ use crate::event::{EventLog, StepNumber};
 use crate::host::Clock;
 use crate::request::{BuildError, NoCache};
 use crate::solve::flight::Flights;
+use crate::solve::ledger::Ledger;
 use crate::stack::{Layer, Stack};
 
 pub use scheduler::run;
@@ -119,8 +125,8 @@ pub struct Solve {
     pub clock: Clock,
     /// Which steps may not come from the cache.
     pub no_cache: NoCache,
-    /// Tells the steps of one Dockerfile from those of another when a miss is explained; not part of any key.
-    pub project: String,
+    /// What became of the steps, and what earlier builds of the same Dockerfile had.
+    pub ledger: Arc<Ledger>,
 }
 
 impl std::fmt::Debug for Solve {

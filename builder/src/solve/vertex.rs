@@ -5,12 +5,13 @@ use std::time::Duration;
 use cache::lease::Held;
 use cache::records::{Inserted, RecordStore};
 use proto::canonical;
-use proto::definition::{Op, Vertex, VertexId};
-use proto::digest::ContentDigest;
-use proto::platform::Platform;
+use proto::definition::{Op, VertexId};
+use proto::history::Verdict;
+use proto::miss::MissReason;
 use proto::record::{CacheKey, CacheRecord, Preimage};
 
 use super::flight::{Boarding, Flight};
+use super::ledger::Ran;
 use super::lookup::{Known, output_of};
 use super::{Inputs, Output, Solve, cache_key, explain};
 use crate::event::{StepEnd, StepNumber};
@@ -108,7 +109,7 @@ async fn board(solve: &Solve, id: VertexId, key: CacheKey, below: &Stack, forced
     loop {
         let boarding = solve.flights.board(key);
         if !forced && let Some(output) = look_again(solve, key, below) {
-            report_cached(solve, id);
+            report_cached(solve, id, key);
             return Ok(Turn::Found(Box::new(output)));
         }
         match boarding {
@@ -128,9 +129,10 @@ fn look_again(solve: &Solve, key: CacheKey, below: &Stack) -> Option<Output> {
     output_of(solve, below, &record)
 }
 
-fn report_cached(solve: &Solve, id: VertexId) {
+fn report_cached(solve: &Solve, id: VertexId, key: CacheKey) {
     let step = start_step(solve, id);
     solve.events.finish_step(step, StepEnd::Cached, Duration::ZERO);
+    solve.ledger.cached(id, step, key);
 }
 
 fn start_step(solve: &Solve, id: VertexId) -> StepNumber {
@@ -145,15 +147,14 @@ async fn work(solve: &Solve, id: VertexId, inputs: &Inputs, job: Job) -> Result<
         () = solve.cancel.cancelled() => return Err(BuildError::canceled()),
         permit = solve.slots.acquire() => permit.map_err(|_| BuildError::canceled())?,
     };
-    let identity = step_identity(solve, id);
     let reason = explain::why(
         solve,
         id,
         inputs,
         &explain::Miss {
-            identity,
             key: job.key,
             preimage: &job.preimage,
+            below: &job.below,
         },
     );
     let step = start_step(solve, id);
@@ -162,35 +163,31 @@ async fn work(solve: &Solve, id: VertexId, inputs: &Inputs, job: Job) -> Result<
     let duration = solve.clock.now().saturating_sub(started);
     drop(permit);
     let result = result.and_then(|layer| record(solve, id, job, layer, duration));
+    let (end, verdict) = end_of(&result, &reason);
+    solve.events.finish_step(step, end, duration);
+    let ran = Ran {
+        number: step,
+        key: result.as_ref().ok().map(|output| output.key),
+        verdict,
+        reason,
+        duration,
+    };
+    solve.ledger.ran(id, ran);
+    result.map_err(|error| match error.blame {
+        Blame::Canceled => error,
+        _ => with_step(solve, id, step, error),
+    })
+}
+
+/// How a step ended, for those who watch and for those who ask later.
+fn end_of(result: &Result<Output, BuildError>, reason: &MissReason) -> (StepEnd, Verdict) {
+    let reason = reason.to_string();
     match result {
-        Ok(output) => {
-            solve
-                .store
-                .records()
-                .put_last_key(identity, output.key)
-                .map_err(|error| store_failed(&error))?;
-            solve.events.finish_step(
-                step,
-                StepEnd::Done {
-                    reason: reason.to_string(),
-                },
-                duration,
-            );
-            Ok(output)
-        }
-        Err(error) if error.blame == Blame::Canceled => {
-            solve.events.finish_step(step, StepEnd::Canceled, duration);
-            Err(error)
-        }
+        Ok(_) => (StepEnd::Done { reason }, Verdict::Ran),
+        Err(error) if error.blame == Blame::Canceled => (StepEnd::Canceled, Verdict::Canceled),
         Err(error) => {
-            solve.events.finish_step(
-                step,
-                StepEnd::Failed {
-                    error: error.message.clone(),
-                },
-                duration,
-            );
-            Err(with_step(solve, id, step, error))
+            let error = error.message.clone();
+            (StepEnd::Failed { error }, Verdict::Failed)
         }
     }
 }
@@ -247,41 +244,4 @@ fn with_step(solve: &Solve, id: VertexId, step: StepNumber, mut error: BuildErro
             .map(|(line, _)| crate::request::Place { start: 0, end: 0, line });
     }
     error
-}
-
-/// Names "this step of this Dockerfile", whatever it says today: its stage, the platforms it is for, and its position among
-/// such steps, so that a build for one platform does not disturb what is known of the steps of another.
-fn step_identity(solve: &Solve, id: VertexId) -> ContentDigest {
-    fn series(vertex: &Vertex) -> (&str, &Platform, &str) {
-        (&vertex.stage, &vertex.platform, image_platform(&vertex.name))
-    }
-    let series_of_step = series(solve.definition.vertex(id));
-    let position = solve.definition.vertices[..id.0 as usize]
-        .iter()
-        .filter(|other| series(other) == series_of_step)
-        .count();
-    let (stage, platform, target) = series_of_step;
-    ContentDigest::of(format!("{}\0{stage}\0{platform}\0{target}\0{position}", solve.project).as_bytes())
-}
-
-/// `arm64` of `[linux/amd64->arm64 build 2/3] RUN …`: steps of a stage that differ by the image they work for are told apart by
-/// nothing but this. Empty for all others.
-fn image_platform(name: &str) -> &str {
-    let first = name.strip_prefix('[').and_then(|rest| rest.split([' ', ']']).next());
-    first
-        .and_then(|first| first.split_once("->"))
-        .map_or("", |(_, target)| target)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::image_platform;
-
-    #[test]
-    fn the_platform_of_the_image_is_read_from_the_name_of_a_step() {
-        assert_eq!(image_platform("[linux/amd64->arm/v7 build 2/3] RUN a->b"), "arm/v7");
-        assert_eq!(image_platform("[linux/amd64 build 2/3] RUN a->b"), "");
-        assert_eq!(image_platform("[2/3] RUN a->b"), "");
-        assert_eq!(image_platform("FROM a->b"), "");
-    }
 }
