@@ -77,6 +77,7 @@ impl Job {
             Ok(_) => StepEnd::Done { reason: String::new() },
             Err(error) if error.blame == Blame::Canceled => StepEnd::Canceled,
             Err(error) => StepEnd::Failed {
+                reason: String::new(),
                 error: error.message.clone(),
             },
         };
@@ -132,7 +133,7 @@ pub async fn build(
     let started_ms = host.clock.now_ms();
     let planned = plan::make(request, &job, &lease).await?;
     let running = Running {
-        ledger: Arc::new(Ledger::new(&planned.project)),
+        ledger: Arc::new(Ledger::new(&planned.projects)),
         planned,
         started_ms,
     };

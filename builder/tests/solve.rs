@@ -223,7 +223,7 @@ impl Bench {
             cancel: CancellationToken::new(),
             clock: Clock::fixed(1),
             no_cache,
-            ledger: Arc::new(Ledger::new("p")),
+            ledger: Arc::new(Ledger::new(&["p".to_owned()])),
         }
     }
 

@@ -16,10 +16,10 @@
 //! | `COPY`: times of files, directory part of sources, the ignore file, the name of the stage | no | the result does not depend on them (times are taken from whoever came first) |
 //! | secret values, SSH agents, cache mount contents, proxy variables, addresses of extra hosts | no | they may change without changing the meaning of the step |
 //! | secret ids, cache mount ids and targets | yes | the step sees other things at other places |
-//! | compression, parallelism, limits, tags, labels, names of steps, line numbers | no | the layer does not depend on them |
+//! | which variables are build arguments, compression, parallelism, limits, tags, labels, names of steps, line numbers | no | the layer does not depend on them |
 //! | clock, host name, user of the caller, umask, paths of this machine | no | a key means the same everywhere |
 //!
-//! Fields are named for people: [`super::explain`] compares them to say why a step ran.
+//! Fields are named for people: [`super::compare`] compares them to say why a step ran.
 
 use proto::canonical;
 use proto::definition::{

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use cache::durable::WriteError;
 use cache::history::Remembered;
 use cache::store::Store;
 use proto::canonical::SCHEMA;
@@ -26,7 +27,7 @@ const SERIES_KEPT: usize = 256;
 /// The ledger of one build.
 #[derive(Debug)]
 pub struct Ledger {
-    project: ContentDigest,
+    projects: Vec<ContentDigest>,
     past: OnceLock<Past>,
     entries: Mutex<BTreeMap<VertexId, Entry>>,
 }
@@ -36,6 +37,8 @@ pub struct Ledger {
 pub struct Past {
     /// The steps of the project.
     pub history: History,
+    /// Which of the projects these were.
+    project: Option<ContentDigest>,
     /// Whether there was a history that cannot be read.
     pub lost: bool,
     /// For each step the series and the place in it of the one it is compared with.
@@ -78,11 +81,13 @@ impl Past {
 }
 
 impl Ledger {
-    /// An empty ledger of a build of `project`: any text that tells the steps of one Dockerfile from those of others.
+    /// An empty ledger of a build of `projects`: any texts that tell the steps of one Dockerfile from those of others. The first of
+    /// them that was built before is what the build is compared with; it is remembered under all of them.
     #[must_use]
-    pub fn new(project: &str) -> Self {
+    pub fn new(projects: &[String]) -> Self {
+        let identity = |project: &String| ContentDigest::of(project.as_bytes());
         Self {
-            project: ContentDigest::of(project.as_bytes()),
+            projects: projects.iter().map(identity).collect(),
             past: OnceLock::new(),
             entries: Mutex::default(),
         }
@@ -90,17 +95,26 @@ impl Ledger {
 
     /// What earlier builds had.
     pub fn past(&self, store: &Store, definition: &Definition) -> &Past {
-        self.past.get_or_init(|| match store.histories().of(self.project) {
-            Remembered::Steps(history) => Past {
-                partners: partners(&history, definition),
-                history,
-                lost: false,
-            },
-            Remembered::Nothing => Past::default(),
-            Remembered::Lost => Past {
-                lost: true,
+        self.past.get_or_init(|| {
+            let mut lost = false;
+            for project in &self.projects {
+                match store.histories().of(*project) {
+                    Remembered::Steps(history) => {
+                        return Past {
+                            partners: partners(&history, definition),
+                            project: Some(*project),
+                            history,
+                            lost: false,
+                        };
+                    }
+                    Remembered::Nothing => {}
+                    Remembered::Lost => lost = true,
+                }
+            }
+            Past {
+                lost,
                 ..Past::default()
-            },
+            }
         })
     }
 
@@ -159,16 +173,24 @@ impl Ledger {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn remember(&self, store: &Store, definition: &Definition) -> Result<(), cache::durable::WriteError> {
+    pub fn remember(&self, store: &Store, definition: &Definition) -> Result<(), WriteError> {
         let past = self.past(store, definition);
-        let next = self.next(past, definition);
-        if next == past.history {
-            return Ok(());
+        for project in &self.projects {
+            let known = match store.histories().of(*project) {
+                _ if past.project == Some(*project) => past.history.clone(),
+                Remembered::Steps(history) => history,
+                Remembered::Nothing | Remembered::Lost => History::default(),
+            };
+            let next = self.next(known.clone(), past, definition);
+            if next != known {
+                store.histories().put(*project, &next)?;
+            }
         }
-        store.histories().put(self.project, &next)
+        Ok(())
     }
 
-    fn next(&self, past: &Past, definition: &Definition) -> History {
+    /// `known`, with what the steps of this build have now.
+    fn next(&self, known: History, past: &Past, definition: &Definition) -> History {
         let entries = self.entries();
         let mut series_now: Vec<Series> = Vec::new();
         for (of, ids) in series(definition) {
@@ -183,7 +205,7 @@ impl Ledger {
                     .map(|key| past_step(definition.vertex(id), Some(key)))
             }));
         }
-        let mut next = past.history.clone();
+        let mut next = known;
         // A series keeps its place, so that builds of several targets in turn change nothing.
         for old in &mut next.series {
             if let Some(at) = series_now.iter().position(|new| new.of == old.of) {

@@ -187,7 +187,7 @@ fn end_of(result: &Result<Output, BuildError>, reason: &MissReason) -> (StepEnd,
         Err(error) if error.blame == Blame::Canceled => (StepEnd::Canceled, Verdict::Canceled),
         Err(error) => {
             let error = error.message.clone();
-            (StepEnd::Failed { error }, Verdict::Failed)
+            (StepEnd::Failed { reason, error }, Verdict::Failed)
         }
     }
 }

@@ -222,7 +222,7 @@ mod tests {
 
             #5 [2/3] COPY . /
                ran (1.2s) because `a` changed
-               - file `a^[` changed
+               - file `a\x1b` changed
                - file `b` mode: `644` → `755`
                - build argument `V` added: `1`
                - and 3 more
