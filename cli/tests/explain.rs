@@ -276,6 +276,13 @@ fn another_platform_is_named() {
     );
 }
 
+/// Leaves nothing of what steps made, and nothing that tells that it was there.
+fn forget_results(place: &Place) {
+    for kind in ["records", "preimages"] {
+        std::fs::remove_dir_all(place.root().join(kind)).unwrap();
+    }
+}
+
 #[test]
 fn keys_that_another_version_made_are_not_compared() {
     needs!();
@@ -304,7 +311,7 @@ fn keys_that_another_version_made_are_not_compared() {
             }
             store.histories().put(project, &history).unwrap();
             drop(store);
-            std::fs::remove_dir_all(place.root().join("records")).unwrap();
+            forget_results(place);
         },
         &[],
         &["RUN echo one > /one", "RUN echo two > /two", "COPY a /a"]
@@ -319,6 +326,36 @@ fn keys_that_another_version_made_are_not_compared() {
 }
 
 #[test]
+fn what_no_build_remembers_but_was_there_was_collected() {
+    needs!();
+    let place = Place::new();
+    let (one, other) = ("FROM base\nRUN echo one\n", "FROM base\nRUN echo one\nRUN echo two\n");
+    for dockerfile in [other, one] {
+        place.dockerfile(dockerfile);
+        place.build(&["."]).exits(0);
+    }
+    std::fs::remove_dir_all(place.root().join("records")).unwrap();
+    place.dockerfile(other);
+    assert_eq!(
+        place.build(&["."]).exits(0).summary(),
+        "DONE RUN echo one: its result was collected\nDONE RUN echo two: its result was collected\n"
+    );
+}
+
+#[test]
+fn a_build_that_gets_a_name_is_compared_with_the_one_without() {
+    needs!();
+    let place = Place::new();
+    place.dockerfile("FROM base\nARG V=1\nRUN echo $V\n");
+    place.build(&["."]).exits(0);
+    let outcome = place.build(&["-t=app", "--build-arg=V=2", "."]).exits(0);
+    assert_eq!(
+        outcome.step("RUN echo 2").reason,
+        "build argument `V` changed: `1` → `2`"
+    );
+}
+
+#[test]
 fn a_lost_history_is_said_to_be_lost() {
     needs!();
     check(
@@ -329,7 +366,7 @@ fn a_lost_history_is_said_to_be_lost() {
                     std::fs::write(file.unwrap().path(), "torn").unwrap();
                 }
             }
-            std::fs::remove_dir_all(place.root().join("records")).unwrap();
+            forget_results(place);
         },
         &[],
         "DONE RUN true: what it was built from last time is not known any more\n",
@@ -409,6 +446,14 @@ fn explain_shows_everything_that_differed() {
     assert_eq!(json(explain(&[&id[..10], "--json"])), last);
     assert_eq!(json(explain(&[&id[..10], &number, "--json"]))["steps"][0], *copy);
     explain(&["no such step"]).exits(1).says("has no step `no such step`");
+}
+
+#[test]
+fn a_step_that_failed_says_why_it_ran() {
+    needs!();
+    let place = Place::new();
+    place.dockerfile("FROM base\nRUN exit 7\n");
+    place.build(&["."]).exits(1).says("ran because never built before\n");
 }
 
 #[test]

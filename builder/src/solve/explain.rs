@@ -56,13 +56,18 @@ pub fn why(solve: &Solve, id: VertexId, inputs: &Inputs, miss: &Miss<'_>) -> Mis
     if let Some(record) = solve.store.records().lookup(&[miss.key]).pop().flatten() {
         return unusable(solve, &record, miss.below, parent.as_ref());
     }
+    let gone = || solve.store.records().absence(miss.key).unwrap_or(MissReason::Evicted);
+    // It is written with the record and outlives it: what has one was built once, by whatever build.
+    if solve.store.records().preimage(miss.key).is_some() {
+        return gone();
+    }
     let past = solve.ledger.past(&solve.store, &solve.definition);
     match past
         .partner(id)
         .and_then(|(series, before)| Some((series, before, before.key?)))
     {
         None => unknown(vertex, past),
-        Some((.., last)) if last == miss.key => solve.store.records().absence(last).unwrap_or(MissReason::Evicted),
+        Some((.., last)) if last == miss.key => gone(),
         Some((series, ..)) if series.schema != SCHEMA => engine_changed(series),
         Some((series, before, last)) => {
             let Some(old) = solve.store.records().preimage(last) else {

@@ -15,7 +15,7 @@ use proto::history::{BuildStep, History, PastStep, Series, SeriesName, Verdict};
 use proto::miss::MissReason;
 use proto::record::CacheKey;
 
-use super::history::{pair, past_step, series};
+use super::history::{is_step, pair, past_step, series};
 use crate::event::StepNumber;
 
 /// The version that makes keys now.
@@ -29,6 +29,8 @@ const SERIES_KEPT: usize = 256;
 pub struct Ledger {
     projects: Vec<ContentDigest>,
     past: OnceLock<Past>,
+    /// The steps as they are now, without keys; nothing for what is no step.
+    now: OnceLock<Vec<Option<PastStep>>>,
     entries: Mutex<BTreeMap<VertexId, Entry>>,
 }
 
@@ -89,6 +91,7 @@ impl Ledger {
         Self {
             projects: projects.iter().map(identity).collect(),
             past: OnceLock::new(),
+            now: OnceLock::new(),
             entries: Mutex::default(),
         }
     }
@@ -101,7 +104,7 @@ impl Ledger {
                 match store.histories().of(*project) {
                     Remembered::Steps(history) => {
                         return Past {
-                            partners: partners(&history, definition),
+                            partners: self.partners(&history, definition),
                             project: Some(*project),
                             history,
                             lost: false,
@@ -155,7 +158,7 @@ impl Ledger {
             BuildStep {
                 number: entry.number.0,
                 line: vertex.lines.map_or(0, |(first, _)| first),
-                step: past_step(vertex, entry.key),
+                step: self.step(definition, *id, entry.key),
                 before: before.map(|(_, step)| step.clone()),
                 verdict: entry.verdict,
                 reason: reason.map_or_else(Default::default, |reason| {
@@ -176,11 +179,12 @@ impl Ledger {
     pub fn remember(&self, store: &Store, definition: &Definition) -> Result<(), WriteError> {
         let past = self.past(store, definition);
         for project in &self.projects {
-            let known = match store.histories().of(*project) {
-                _ if past.project == Some(*project) => past.history.clone(),
+            let read = || match store.histories().of(*project) {
                 Remembered::Steps(history) => history,
                 Remembered::Nothing | Remembered::Lost => History::default(),
             };
+            let is_past = past.project == Some(*project);
+            let known = if is_past { past.history.clone() } else { read() };
             let next = self.next(known.clone(), past, definition);
             if next != known {
                 store.histories().put(*project, &next)?;
@@ -199,10 +203,8 @@ impl Ledger {
                 continue;
             }
             series_now.push(series_after(of, &ids, past, |id| {
-                entries
-                    .get(&id)
-                    .and_then(|entry| entry.key)
-                    .map(|key| past_step(definition.vertex(id), Some(key)))
+                let key = entries.get(&id).and_then(|entry| entry.key)?;
+                Some(self.step(definition, id, Some(key)))
             }));
         }
         let mut next = known;
@@ -218,27 +220,42 @@ impl Ledger {
         next
     }
 
+    /// What is remembered of a step that was built under `key`.
+    fn step(&self, definition: &Definition, id: VertexId, key: Option<CacheKey>) -> PastStep {
+        let now = self.now.get_or_init(|| {
+            let vertices = definition.vertices.iter();
+            vertices
+                .map(|vertex| is_step(vertex).then(|| past_step(vertex, None)))
+                .collect()
+        });
+        let known = now.get(id.0 as usize).cloned().flatten();
+        PastStep {
+            key,
+            ..known.unwrap_or_else(|| past_step(definition.vertex(id), None))
+        }
+    }
+
+    fn partners(&self, history: &History, definition: &Definition) -> HashMap<VertexId, (usize, usize)> {
+        let mut partners = HashMap::new();
+        for (of, ids) in series(definition) {
+            let Some(at) = history.series.iter().position(|known| known.of == of) else {
+                continue;
+            };
+            let new: Vec<PastStep> = ids.iter().map(|id| self.step(definition, *id, None)).collect();
+            let pairs = pair(&history.series[at].steps, &new);
+            let found = ids
+                .iter()
+                .zip(pairs)
+                .filter_map(|(id, place)| Some((*id, (at, place?))));
+            partners.extend(found);
+        }
+        partners
+    }
+
     fn entries(&self) -> MutexGuard<'_, BTreeMap<VertexId, Entry>> {
         // Single insertions only: a panic elsewhere leaves the map whole.
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn partners(history: &History, definition: &Definition) -> HashMap<VertexId, (usize, usize)> {
-    let mut partners = HashMap::new();
-    for (of, ids) in series(definition) {
-        let Some(at) = history.series.iter().position(|known| known.of == of) else {
-            continue;
-        };
-        let new: Vec<PastStep> = ids.iter().map(|id| past_step(definition.vertex(*id), None)).collect();
-        let pairs = pair(&history.series[at].steps, &new);
-        let found = ids
-            .iter()
-            .zip(pairs)
-            .filter_map(|(id, place)| Some((*id, (at, place?))));
-        partners.extend(found);
-    }
-    partners
 }
 
 /// The steps of a series after this build: what it built, and for the rest what they had.
