@@ -8,6 +8,7 @@ use cache::lease::Lease;
 use cache::registry::RegistryAccess;
 use proto::definition::{Network, VertexId};
 use proto::entitlement::{Entitlement, Entitlements};
+use proto::history::{BuildRecord, Outcome};
 use proto::v1;
 use tokio_util::sync::CancellationToken;
 
@@ -21,6 +22,7 @@ use crate::plan::{self, Planned};
 use crate::platforms::Shape;
 use crate::request::{Blame, BuildError, BuildRequest};
 use crate::session::Session;
+use crate::solve::ledger::Ledger;
 use crate::solve::{self, Results, Solve};
 
 /// What every part of one build may use.
@@ -83,6 +85,7 @@ impl Job {
             Ok(_) => StepEnd::Done { reason: String::new() },
             Err(error) if error.blame == Blame::Canceled => StepEnd::Canceled,
             Err(error) => StepEnd::Failed {
+                reason: String::new(),
                 error: error.message.clone(),
             },
         };
@@ -134,19 +137,39 @@ pub async fn build(
 ) -> Result<v1::Success, BuildError> {
     check_entitlements(request, session, &host.entitlements)?;
     let job = Job::new(host, session, events, cancel, &request.insecure_registries);
-    let mut planned = None;
+    let started_ms = host.clock.now_ms();
+    let mut running = None;
+    let result = until_whole(request, &mut running, &job).await;
+    if let Some(running) = &running {
+        remember(request, running, started_ms, host, &result);
+    }
+    result
+}
+
+/// A build that is planned.
+struct Running {
+    planned: Planned,
+    ledger: Arc<Ledger>,
+}
+
+/// Plans, solves and exports; starts again as long as bytes of the store turn out to be damaged.
+async fn until_whole(
+    request: &BuildRequest,
+    running: &mut Option<Running>,
+    job: &Job,
+) -> Result<v1::Success, BuildError> {
     let mut rewinds = 0;
     loop {
         // A failure cancels the steps beside it; the token of the build itself stays as the client left it.
         let attempt = Job {
-            cancel: cancel.child_token(),
+            cancel: job.cancel.child_token(),
             ..job.clone()
         };
-        match plan_solve_and_export(request, &mut planned, &attempt).await {
-            Err(error) if error.rewind && rewinds < REWINDS && !cancel.is_cancelled() => {
-                tracing::warn!(build = session.build_id(), %error, "starting again");
+        match plan_solve_and_export(request, running, &attempt).await {
+            Err(error) if error.rewind && rewinds < REWINDS && !job.cancel.is_cancelled() => {
+                tracing::warn!(build = job.session.build_id(), %error, "starting again");
                 rewinds += 1;
-                planned = planned.filter(|planned| still_holds(planned, &job));
+                running.take_if(|running| !still_holds(&running.planned, job));
             }
             result => return result,
         }
@@ -161,14 +184,51 @@ fn still_holds(planned: &Planned, job: &Job) -> bool {
 
 async fn plan_solve_and_export(
     request: &BuildRequest,
-    planned: &mut Option<Planned>,
+    running: &mut Option<Running>,
     job: &Job,
 ) -> Result<v1::Success, BuildError> {
-    let planned = match planned {
-        Some(planned) => planned,
-        None => planned.insert(plan::make(request, job).await?),
+    let running = match running {
+        Some(running) => running,
+        None => {
+            let planned = plan::make(request, job).await?;
+            let ledger = Arc::new(Ledger::new(&planned.projects));
+            running.insert(Running { planned, ledger })
+        }
     };
-    solve_and_export(request, planned, job).await
+    solve_and_export(request, running, job).await
+}
+
+/// Keeps what the build did, for the explanations of builds to come. Losing that is no failure of a build: one line of the log.
+fn remember(
+    request: &BuildRequest,
+    running: &Running,
+    started_ms: u64,
+    host: &Host,
+    result: &Result<v1::Success, BuildError>,
+) {
+    let (store, definition) = (&host.store, &running.planned.definition);
+    let platforms = running.planned.images_to_make.iter();
+    let build = BuildRecord {
+        id: request.build_id.clone(),
+        started_ms,
+        duration_ms: host.clock.now_ms().saturating_sub(started_ms),
+        dockerfile: request.dockerfile_name.clone(),
+        target: request.target.clone().unwrap_or_default(),
+        platforms: platforms.map(|image| image.template.platform.to_string()).collect(),
+        names: result
+            .as_ref()
+            .map_or_else(|_| Vec::new(), |success| success.names.clone()),
+        outcome: match result {
+            Ok(success) if success.manifest_digest.is_empty() => Outcome::Success(success.config_digest.clone()),
+            Ok(success) => Outcome::Success(success.manifest_digest.clone()),
+            Err(error) => Outcome::Failure(error.message.clone()),
+        },
+        steps: running.ledger.steps(store, definition),
+    };
+    let kept = running.ledger.remember(store, definition);
+    if let Err(error) = kept.and_then(|()| store.builds().put(&build)) {
+        tracing::warn!(build = request.build_id, %error, "what this build did is not remembered");
+    }
 }
 
 /// Whether what the client allows is the client's to allow. The user that the server runs as could do all of it without the server;
@@ -191,7 +251,8 @@ fn check_entitlements(request: &BuildRequest, session: &Session, for_others: &En
     }
 }
 
-async fn solve_and_export(request: &BuildRequest, planned: &Planned, job: &Job) -> Result<v1::Success, BuildError> {
+async fn solve_and_export(request: &BuildRequest, running: &Running, job: &Job) -> Result<v1::Success, BuildError> {
+    let planned = &running.planned;
     let solve = Solve {
         definition: Arc::clone(&planned.definition),
         work: Arc::new(BuildWork::new(job, planned)),
@@ -204,7 +265,7 @@ async fn solve_and_export(request: &BuildRequest, planned: &Planned, job: &Job) 
         cancel: job.cancel.clone(),
         clock: job.host.clock.clone(),
         no_cache: request.no_cache.clone(),
-        project: planned.project.clone(),
+        ledger: Arc::clone(&running.ledger),
     };
     let targets: Vec<VertexId> = planned.images_to_make.iter().filter_map(|image| image.target).collect();
     let outputs = match targets.as_slice() {

@@ -90,7 +90,7 @@ impl EventLog {
         let (status, reason, error) = match end {
             StepEnd::Done { reason } => (Status::Done, reason, String::new()),
             StepEnd::Cached => (Status::Cached, String::new(), String::new()),
-            StepEnd::Failed { error } => (Status::Error, String::new(), error),
+            StepEnd::Failed { reason, error } => (Status::Error, reason, error),
             StepEnd::Canceled => (Status::Canceled, String::new(), String::new()),
         };
         let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
@@ -177,8 +177,10 @@ pub enum StepEnd {
     },
     /// Its result was known.
     Cached,
-    /// It failed.
+    /// It ran and failed.
     Failed {
+        /// As above.
+        reason: String,
         /// One line.
         error: String,
     },

@@ -42,8 +42,8 @@ pub struct Planned {
     pub source: Arc<SourceFile>,
     /// Limit of times in seconds since 1970: from the client, a build argument, or the Dockerfile.
     pub source_date_epoch: Option<i64>,
-    /// Tells this Dockerfile's steps from those of others, for explanations only.
-    pub project: String,
+    /// Tell this Dockerfile's steps from those of others, for explanations only; the most telling first.
+    pub projects: Vec<String>,
 }
 
 /// The image for one platform.
@@ -126,7 +126,7 @@ pub async fn make(request: &BuildRequest, job: &Job) -> Result<Planned, BuildErr
         sources,
         source: Arc::new(source),
         source_date_epoch,
-        project: project(request, job),
+        projects: projects(request, job),
     })
 }
 
@@ -187,14 +187,18 @@ fn merge(definition: &mut Definition, plan: Plan) -> PlannedImage {
     }
 }
 
-/// What is built is told apart by its name, and what has no name by where it lies.
-fn project(request: &BuildRequest, job: &Job) -> String {
-    let place = match (request.tags.first(), request.contexts.get("context")) {
-        (Some(tag), _) => tag.repository().to_owned(),
-        (None, Some(NamedContext::Remote(source))) => source.shown(),
-        (None, _) => job.session.place().unwrap_or_default(),
+/// What is built is told apart by its name and by where it lies: in CI the place is another one each time, on a desk the name comes
+/// last.
+fn projects(request: &BuildRequest, job: &Job) -> Vec<String> {
+    let name = request.tags.first().map(|tag| tag.repository().to_owned());
+    let place = match request.contexts.get("context") {
+        Some(NamedContext::Remote(source)) => source.shown(),
+        _ => job.session.place().unwrap_or_default(),
     };
-    format!("{}\0{place}", request.dockerfile_name)
+    let projects = name.into_iter().chain([place]);
+    projects
+        .map(|project| format!("{}\0{project}", request.dockerfile_name))
+        .collect()
 }
 
 /// The Dockerfile, and what its ignore file excludes, for warnings.

@@ -1,9 +1,9 @@
 //! The only code that writes files of the store: temporary file, rename, and what makes a rename last.
 //!
-//! A file is published in one of two ways. [`Sync::Now`] syncs the bytes, renames, and syncs the directory. [`Sync::Group`]
+//! A file is published in one of three ways. [`Sync::Now`] syncs the bytes, renames, and syncs the directory. [`Sync::Group`]
 //! syncs nothing: the file waits in a pending group, visible to this process at once, until [`Disk::commit_group`] makes the
-//! whole group durable with one `syncfs`. The argument why a crash between any two steps is harmless is in
-//! [`crate::store_format`]. Names are relative to the root and made by this crate from digests, never from foreign text.
+//! whole group durable with one `syncfs`. [`Sync::Never`] is for sealed files that no result depends on. The argument why a
+//! crash between any two steps is harmless is in [`crate::store_format`]. Names are relative to the root and made by this crate from digests, never from foreign text.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -26,6 +26,9 @@ pub enum Sync {
     Now,
     /// It outlives this process; a loss of power undoes it until the group is committed.
     Group,
+    /// It outlives this process, is in its place at once, and is never waited for: a loss of power may leave anything of it. Only
+    /// for files that say themselves whether they are whole, and that nothing else stands on.
+    Never,
 }
 
 /// Steps of writing, each a place where a process can die.
@@ -250,6 +253,7 @@ impl Disk {
         let done = match sync {
             Sync::Now => self.publish_now(temp, name),
             Sync::Group => self.publish_pending(temp, name),
+            Sync::Never => self.publish_unsynced(temp, name),
         };
         done.map_err(|source| WriteError::new(&path, size, source))
     }
@@ -279,6 +283,15 @@ impl Disk {
         temp.published = true;
         let group = pending.group;
         pending.places.insert(name.to_owned(), group);
+        Ok(())
+    }
+
+    fn publish_unsynced(&self, mut temp: Temp, name: &str) -> io::Result<()> {
+        let target = self.root.join(name);
+        self.make_parent(&target)?;
+        self.faults.before(Step::Rename)?;
+        fs::rename(&temp.path, &target)?;
+        temp.published = true;
         Ok(())
     }
 

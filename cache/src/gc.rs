@@ -121,7 +121,8 @@ struct Survey {
     kept_records: HashSet<CacheKey>,
     /// How many records lead to it.
     references: HashMap<Thing, usize>,
-    step_keys: Vec<(String, CacheKey)>,
+    /// Keys that steps had in the last builds of their projects.
+    step_keys: HashSet<CacheKey>,
 }
 
 /// What can be dropped at once, and how gladly.
@@ -161,10 +162,14 @@ pub(crate) fn collect(store: &Store, policy: Policy, snapshots: Option<&dyn Snap
         }
         drop_candidate(store, &candidate, &mut survey, snapshots, &mut freed);
     }
-    drop_dangling_keys(store, policy, &survey, &mut freed).map_err(GcError::List)?;
+    drop_dangling_keys(store, &survey, &mut freed).map_err(GcError::List)?;
     drop_answers(store, &survey, &mut freed).map_err(GcError::List)?;
     if policy.keep_bytes == 0 || total.saturating_sub(freed.bytes) > policy.keep_bytes {
         drop_mirrors(store, policy, survey.now_ms, &mut freed).map_err(GcError::List)?;
+        drop_builds(store, policy, survey.now_ms, &mut freed).map_err(GcError::List)?;
+    }
+    for (name, bytes) in store.histories().surplus().map_err(GcError::List)? {
+        remove_file(store, &name, bytes, &mut freed);
     }
     store.index().flush();
     Ok(freed)
@@ -195,6 +200,9 @@ pub(crate) fn usage(store: &Store, snapshots: Option<&dyn SnapshotSweep>) -> io:
     for mirror in store.mirrors().list()? {
         add("git mirrors", mirror.bytes);
     }
+    for build in store.builds().files()? {
+        add("builds", build.bytes);
+    }
     Ok(rows)
 }
 
@@ -206,7 +214,7 @@ fn survey(store: &Store, snapshots: Option<&dyn SnapshotSweep>) -> io::Result<Su
         kept: HashSet::new(),
         kept_records: HashSet::new(),
         references: HashMap::new(),
-        step_keys: Vec::new(),
+        step_keys: HashSet::new(),
     };
     for (chain, bytes) in snapshots.map(SnapshotSweep::list).unwrap_or_default() {
         let last_use_ms = store.index().last_use_ms(Used::Chain(chain)).unwrap_or(0);
@@ -257,10 +265,9 @@ fn find_records(store: &Store, survey: &mut Survey) -> io::Result<()> {
         }
         survey.records.insert(key, (record, facts));
     }
-    for (name, _) in files(store, "steps")? {
-        if let Some(key) = store.disk_records().key_in(&name) {
-            survey.step_keys.push((name, key));
-        }
+    for (name, _) in files(store, "history")? {
+        let keys = store.histories().keys_in(&name);
+        survey.step_keys.extend(keys);
     }
     Ok(())
 }
@@ -343,9 +350,8 @@ fn candidates(survey: &Survey, policy: Policy) -> Vec<Candidate> {
             duration_ms: record.duration_ms,
         });
     }
-    let explains: HashSet<CacheKey> = survey.step_keys.iter().map(|(_, key)| *key).collect();
     for (thing, facts) in &survey.things {
-        let explains = matches!(thing, Thing::Preimage(key) if explains.contains(key)) && !policy.all;
+        let explains = matches!(thing, Thing::Preimage(key) if survey.step_keys.contains(key)) && !policy.all;
         let used = survey.kept.contains(thing) || survey.references.contains_key(thing);
         if !used && !explains && !recent(facts) {
             candidates.push(Candidate {
@@ -387,7 +393,7 @@ fn drop_candidate(
         let left = survey.references.entry(thing).or_default();
         *left = left.saturating_sub(1);
         // Its explanation outlives the record as long as it is the last word on its step.
-        let explains = matches!(thing, Thing::Preimage(_)) && survey.step_keys.iter().any(|(_, last)| *last == key);
+        let explains = matches!(thing, Thing::Preimage(_)) && survey.step_keys.contains(&key);
         if *left == 0 && !survey.kept.contains(&thing) && !explains {
             drop_thing(store, thing, survey, snapshots, freed);
         }
@@ -435,19 +441,24 @@ fn drop_snapshot(store: &Store, chain: ChainId, bytes: u64, snapshots: Option<&d
     }
 }
 
-/// Removes aliases and last keys that lead to no record. Last keys explain misses, so they go only with everything else.
-fn drop_dangling_keys(store: &Store, policy: Policy, survey: &Survey, freed: &mut Freed) -> io::Result<()> {
-    let dirs: &[&str] = if policy.all {
-        &["aliases", "steps"]
-    } else {
-        &["aliases"]
-    };
-    for dir in dirs {
-        for (name, facts) in files(store, dir)? {
-            let target = store.disk_records().key_in(&name);
-            if target.is_some_and(|key| !survey.records.contains_key(&key) && !store.disk_records().has(key)) {
-                remove_file(store, &name, facts.bytes, freed);
-            }
+/// Removes aliases that lead to no record.
+fn drop_dangling_keys(store: &Store, survey: &Survey, freed: &mut Freed) -> io::Result<()> {
+    for (name, facts) in files(store, "aliases")? {
+        let target = store.disk_records().key_in(&name);
+        if target.is_some_and(|key| !survey.records.contains_key(&key) && !store.disk_records().has(key)) {
+            remove_file(store, &name, facts.bytes, freed);
+        }
+    }
+    Ok(())
+}
+
+/// Removes records of builds. Histories stay, within their number: they say of what is collected here that it was.
+fn drop_builds(store: &Store, policy: Policy, now_ms: u64, freed: &mut Freed) -> io::Result<()> {
+    for file in store.builds().files()? {
+        let written = file.written.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let written_ms = u64::try_from(written.as_millis()).unwrap_or(u64::MAX);
+        if policy.all || written_ms.saturating_add(RECENT_MS) <= now_ms {
+            remove_file(store, &file.name, file.bytes, freed);
         }
     }
     Ok(())

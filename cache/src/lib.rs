@@ -24,3 +24,5 @@ pub mod registry;
 pub mod download;
 pub mod answers;
 pub mod mirrors;
+pub mod history;
+pub mod builds;

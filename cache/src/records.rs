@@ -1,4 +1,4 @@
-//! Records: key → result, and what belongs to keys: aliases, preimages, the last key of a step, later forms of layers.
+//! Records: key → result, and what belongs to keys: aliases, preimages, later forms of layers.
 //!
 //! One small sealed file each, so a lookup is one read of a file by name and knows no index. A record that is bad in any way
 //! is a miss. The first writer of a key wins: the loser gets the winner's record and adopts it.
@@ -132,20 +132,6 @@ impl DiskRecords {
         )
     }
 
-    /// The key that the step `identity` had last, whatever became of it.
-    #[must_use]
-    pub fn last_key(&self, identity: ContentDigest) -> Option<CacheKey> {
-        self.read_key(&file_name("steps", &identity.hex()))
-    }
-
-    /// Remembers `key` as the last one of the step `identity`, to explain its next miss.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub fn put_last_key(&self, identity: ContentDigest, key: CacheKey) -> Result<(), WriteError> {
-        self.write_key(&file_name("steps", &identity.hex()), key)
-    }
-
     /// What `key` was computed from, if it is known.
     #[must_use]
     pub fn preimage(&self, key: CacheKey) -> Option<Preimage> {
@@ -189,7 +175,7 @@ impl DiskRecords {
         self.read(key).is_some()
     }
 
-    /// The key in the alias or last-key file `name`.
+    /// The key in the alias file `name`.
     pub(crate) fn key_in(&self, name: &str) -> Option<CacheKey> {
         if name.starts_with(ALIASES) {
             return self.read_alias(name).map(|alias| alias.key);
@@ -205,15 +191,6 @@ impl DiskRecords {
     fn read_key(&self, name: &str) -> Option<CacheKey> {
         let parse = |payload: Vec<u8>| Some(CacheKey(ContentDigest::from_bytes(payload.try_into().ok()?)));
         sealed::read(&self.disk, name, sealed::MAX_BYTES, parse)
-    }
-
-    fn write_key(&self, name: &str, key: CacheKey) -> Result<(), WriteError> {
-        // An all-hit build says again what is known: that must write nothing.
-        let _one_at_a_time = lock(&self.writing);
-        if self.read_key(name) == Some(key) {
-            return Ok(());
-        }
-        sealed::write(&self.disk, name, key.0.as_bytes().to_vec(), Sync::Group)
     }
 }
 

@@ -12,8 +12,10 @@ use std::time::Duration;
 
 use crate::answers::Answers;
 use crate::blob::DiskBlobs;
+use crate::builds::Builds;
 use crate::durable::{Disk, Faults, NoFaults, Sync, WriteError};
 use crate::gc::{self, Freed, GcError, Policy, SnapshotSweep};
+use crate::history::Histories;
 use crate::images::Images;
 use crate::index::{Clock, Index};
 use crate::lease::{Lease, Leases};
@@ -29,7 +31,7 @@ const POLL: Duration = Duration::from_millis(100);
 /// Most bytes read of the small text files in the root.
 const MAX_TEXT: u64 = 4096;
 /// What a store may hold; a directory with anything else in it, and no version, is somebody's home.
-const NAMES: [&str; 25] = [
+const NAMES: [&str; 26] = [
     "VERSION",
     "lock",
     "blobs",
@@ -37,7 +39,8 @@ const NAMES: [&str; 25] = [
     "records",
     "aliases",
     "preimages",
-    "steps",
+    "history",
+    "builds",
     "forms",
     "answers",
     "mirrors",
@@ -181,6 +184,8 @@ pub struct Store {
     images: Images,
     answers: Answers,
     mirrors: Mirrors,
+    histories: Histories,
+    builds: Builds,
     index: Arc<Index>,
     leases: Arc<Leases>,
     // Last: everything else must have ended when the lock goes.
@@ -232,6 +237,8 @@ impl Store {
             trees: Trees::new(Arc::clone(&disk)),
             images: Images::new(Arc::clone(&disk)),
             answers: Answers::new(Arc::clone(&disk)),
+            histories: Histories::new(Arc::clone(&disk)),
+            builds: Builds::new(Arc::clone(&disk)),
             mirrors: Mirrors::new(disk.root().join("mirrors")),
             leases: Arc::new(Leases::new(Arc::clone(&index))),
             index,
@@ -284,6 +291,18 @@ impl Store {
     #[must_use]
     pub fn mirrors(&self) -> &Mirrors {
         &self.mirrors
+    }
+
+    /// What the steps of projects had when they were built last.
+    #[must_use]
+    pub fn histories(&self) -> &Histories {
+        &self.histories
+    }
+
+    /// Records of the last builds.
+    #[must_use]
+    pub fn builds(&self) -> &Builds {
+        &self.builds
     }
 
     /// Times of last use.

@@ -13,7 +13,8 @@
 //! | `records/hh/<key>` | `StoredRecord`, sealed | collection |
 //! | `aliases/hh/<key>` | `StoredAlias`, sealed: the content key that a definition key led to, and from which inputs | collection |
 //! | `preimages/hh/<key>` | `StoredPreimage`, sealed: what a key was computed from | collection |
-//! | `steps/hh/<identity>` | 32 bytes, sealed: the last key of a step | collection of everything |
+//! | `history/hh/<project>` | `StoredHistory`, sealed, never synced: keys of the steps of a project in its last builds | collection beyond 1000 projects, loss of power |
+//! | `builds/<id>` | `StoredBuild`, sealed, never synced: what a build did | collection, 100 newer ones, loss of power |
 //! | `forms/hh/<diff ID>` | `StoredForms`, sealed: blobs of a layer made after its record | collection |
 //! | `answers/hh/<key>` | `StoredAnswer`, sealed: what a server said of a file behind a URL | collection of its record |
 //! | `images/<reference>` | `StoredImage`, sealed: an image or an index; the name percent-encoded, or `%` and its BLAKE3 if too long | removal by name |
@@ -41,9 +42,10 @@
 //! directories up to the root. *Group* (all else): renamed into `pending-<boot>-<n>/`, where this process finds it at once.
 //! Committing a group: end it, so that newer files go to group n+1; one `syncfs`; rename the directory to
 //! `synced-<boot>-<n>`; sync the root; rename each file to its place; remove the directory. With no pending file none of
-//! this happens.
+//! this happens. *Never* (`history/`, `builds/`): rename, and nothing else.
 //!
-//! So a file in its place, or in `synced-`, has bytes that were synced before it got there. Giving an image its name commits
+//! So a file in its place, or in `synced-`, has bytes that were synced before it got there, but for those that are never
+//! synced. Giving an image its name commits
 //! the group first: what a name leads to is never less durable than the name.
 //!
 //! # The crash argument
@@ -65,6 +67,9 @@
 //!   is there that nobody needs; or only the removal of the record is undone, then its blob is a miss, and the step runs again;
 //! - a blob that fails its digest all the same (a disk that lies, a flipped bit) is noticed by the read that would return its
 //!   last bytes, set aside, and made again. A blob that is written again replaces what was there.
+//!
+//! - `history/` and `builds/`: anything may be left of a file, also nothing. Its seal tells; it counts as absent, and what is lost is
+//!   why a step ran, never a result.
 //!
 //! *Without a boot ID*, every pending group counts as of another boot.
 //!

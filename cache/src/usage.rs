@@ -9,7 +9,8 @@ use std::path::Path;
 /// One kind of thing in the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
-    /// `layer blobs`, `snapshots`, `trees`, `records`, `images`, `cache mounts`, `git mirrors`, `index`, `damaged`, `other`.
+    /// `layer blobs`, `snapshots`, `trees`, `records`, `images`, `cache mounts`, `git mirrors`, `builds`, `index`, `damaged`,
+    /// `other`.
     pub kind: &'static str,
     /// Number of files; of snapshots, cache mounts and git mirrors the number of directories directly below.
     pub count: u64,
@@ -20,17 +21,18 @@ pub struct Row {
 }
 
 /// Kinds and the top directories that belong to them; what is in none is `other`.
-const KINDS: [(&str, &[&str]); 9] = [
+const KINDS: [(&str, &[&str]); 10] = [
     ("layer blobs", &["blobs"]),
     ("snapshots", &["snapshots"]),
     ("trees", &["trees"]),
     (
         "records",
-        &["records", "aliases", "preimages", "steps", "forms", "answers"],
+        &["records", "aliases", "preimages", "history", "forms", "answers"],
     ),
     ("images", &["images"]),
     ("cache mounts", &["cachemounts"]),
     ("git mirrors", &["mirrors"]),
+    ("builds", &["builds"]),
     ("index", &["index"]),
     ("damaged", &["quarantine"]),
 ];

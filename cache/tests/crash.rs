@@ -9,11 +9,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cache::blob::BlobStore;
+use cache::builds::BUILDS_KEPT;
 use cache::durable::{Faults, Step, WriteError};
+use cache::history::Remembered;
 use cache::images::{Image, Variant};
 use cache::records::RecordStore;
 use cache::store::{OpenError, Options, Store};
 use proto::digest::{ChainId, ContentDigest, DiffId, Digest};
+use proto::history::{BuildRecord, BuildStep, History, Outcome, PastStep, Series, SeriesName, Verdict};
 use proto::oci::{Descriptor, media_type};
 use proto::record::{Alias, CacheKey, CacheRecord, LayerInfo, MissReason, Preimage};
 use proto::tree::{EntryKind, RelPath, Timestamp, Tree, TreeEntry};
@@ -124,7 +127,55 @@ fn build(store: &Store, name: &str) -> Result<(), WriteError> {
     store.records().put_preimage(key(name), &Preimage::default())?;
     store.records().insert(&record(name))?;
     store.records().put_alias(key("alias"), &alias(name))?;
-    store.records().put_last_key(ContentDigest::of(b"step"), key(name))
+    store.histories().put(ContentDigest::of(b"project"), &history(name))?;
+    store.builds().put(&build_record(name))
+}
+
+fn past_step(name: &str) -> PastStep {
+    PastStep {
+        text: ContentDigest::of(name.as_bytes()),
+        key: Some(key(name)),
+        name: name.to_owned(),
+        build_arguments: Vec::new(),
+        image: String::new(),
+    }
+}
+
+fn history(name: &str) -> History {
+    History {
+        series: vec![Series {
+            of: SeriesName {
+                stage: "0".to_owned(),
+                platform: "linux/amd64".to_owned(),
+                image_platform: String::new(),
+            },
+            schema: 1,
+            engine: "1.0.0".to_owned(),
+            steps: vec![past_step(name)],
+        }],
+    }
+}
+
+fn build_record(name: &str) -> BuildRecord {
+    BuildRecord {
+        id: "0f".repeat(16),
+        started_ms: 1,
+        duration_ms: 2,
+        dockerfile: "Dockerfile".to_owned(),
+        target: String::new(),
+        platforms: Vec::new(),
+        names: Vec::new(),
+        outcome: Outcome::Success(String::new()),
+        steps: vec![BuildStep {
+            number: 1,
+            line: 2,
+            step: past_step(name),
+            before: None,
+            verdict: Verdict::Cached,
+            reason: Default::default(),
+            duration_ms: 3,
+        }],
+    }
 }
 
 /// What was promised before the process died.
@@ -271,10 +322,6 @@ fn a_build_that_finds_everything_syncs_and_writes_nothing() {
     assert!(store.records().lookup(&[key("one")])[0].is_some());
     store.records().put_preimage(key("one"), &Preimage::default()).unwrap();
     store.records().put_alias(key("alias"), &alias("one")).unwrap();
-    store
-        .records()
-        .put_last_key(ContentDigest::of(b"step"), key("one"))
-        .unwrap();
     store.commit_group().unwrap();
     assert_eq!(faults.syncs.load(Ordering::Relaxed), 0);
 }
@@ -302,6 +349,57 @@ fn a_group_is_committed_with_one_syncfs() {
     assert_eq!(count.0.load(Ordering::Relaxed), 1);
 }
 
+fn known_history(store: &Store) -> Option<String> {
+    match store.histories().of(ContentDigest::of(b"project")) {
+        Remembered::Steps(history) => Some(format!("{history:?}")),
+        Remembered::Lost => None,
+        Remembered::Nothing => panic!("it was there once"),
+    }
+}
+
+#[test]
+fn records_of_builds_are_never_waited_for_and_what_is_torn_is_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("store");
+    let faults = Kill::after(usize::MAX);
+    let store = Store::open(&root, &options("boot", Arc::clone(&faults))).unwrap();
+    let before = faults.syncs.load(Ordering::Relaxed);
+    store.builds().put(&build_record("one")).unwrap();
+    store
+        .histories()
+        .put(ContentDigest::of(b"project"), &history("one"))
+        .unwrap();
+    store.commit_group().unwrap();
+    assert_eq!(faults.syncs.load(Ordering::Relaxed), before, "nothing was pending");
+    assert_eq!(store.builds().list().unwrap(), [build_record("one")]);
+    drop(store);
+    for kind in ["builds", "history"] {
+        fs::write(only_file(&root.join(kind)).0, b"").unwrap();
+    }
+    let store = reopen(&root, "another boot");
+    assert!(store.builds().list().unwrap().is_empty());
+    let project = ContentDigest::of(b"project");
+    assert_eq!(store.histories().of(project), Remembered::Lost);
+    store.histories().put(project, &history("two")).unwrap();
+    assert_eq!(store.histories().of(project), Remembered::Steps(history("two")));
+}
+
+#[test]
+fn the_last_builds_are_kept_and_older_ones_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = reopen(&dir.path().join("store"), "boot");
+    let count = BUILDS_KEPT + 30;
+    for number in 0..count {
+        let mut build = build_record("one");
+        (build.id, build.started_ms) = (format!("{number:032x}"), number as u64);
+        store.builds().put(&build).unwrap();
+    }
+    let kept = store.builds().list().unwrap();
+    assert!((BUILDS_KEPT..BUILDS_KEPT + 20).contains(&kept.len()), "{}", kept.len());
+    assert_eq!(kept[0].started_ms, count as u64 - 1);
+    assert_eq!(kept.last().unwrap().started_ms, (count - kept.len()) as u64);
+}
+
 #[test]
 fn a_flipped_bit_anywhere_is_a_miss_and_never_wrong_data() {
     let dir = tempfile::tempdir().unwrap();
@@ -314,7 +412,6 @@ fn a_flipped_bit_anywhere_is_a_miss_and_never_wrong_data() {
     store.images().put(&image("one")).unwrap();
     drop(store);
     let answers = |store: &Store| {
-        let step = ContentDigest::of(b"step");
         [
             (
                 "blobs",
@@ -334,7 +431,11 @@ fn a_flipped_bit_anywhere_is_a_miss_and_never_wrong_data() {
                     .as_ref()
                     .map(|alias| format!("{alias:?}")),
             ),
-            ("steps", store.records().last_key(step).map(|key| key.to_string())),
+            ("history", known_history(store)),
+            (
+                "builds",
+                store.builds().list().unwrap().first().map(|build| format!("{build:?}")),
+            ),
             (
                 "preimages",
                 store.records().preimage(key("one")).map(|found| format!("{found:?}")),

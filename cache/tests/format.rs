@@ -11,6 +11,7 @@ use cache::images::{Image, Variant};
 use cache::records::RecordStore;
 use cache::store::{Options, Store};
 use proto::digest::{ChainId, ContentDigest, DiffId, Digest};
+use proto::history::{BuildRecord, BuildStep, History, Outcome, PastStep, Series, SeriesName, Verdict};
 use proto::oci::{Descriptor, media_type};
 use proto::record::{Alias, CacheKey, CacheRecord, LayerInfo, Preimage};
 use proto::tree::{EntryKind, RelPath, Timestamp, Tree, TreeEntry};
@@ -49,13 +50,56 @@ fn every_kind_of_file_has_its_golden_name_and_bytes() {
         "records",
         "aliases",
         "preimages",
-        "steps",
+        "history",
+        "builds",
         "forms",
         "images",
     ] {
         listing(&root, &root.join(kind), &mut lines);
     }
     assert_eq!(lines.join("\n"), include_str!("format.golden").trim_end());
+}
+
+fn fill_history(store: &Store, key: CacheKey) {
+    let step = PastStep {
+        text: ContentDigest::of(b"text"),
+        key: Some(key),
+        name: "[1/2] RUN make".to_owned(),
+        build_arguments: vec!["V".to_owned()],
+        image: String::new(),
+    };
+    let series = Series {
+        of: SeriesName {
+            stage: "build".to_owned(),
+            platform: "linux/amd64".to_owned(),
+            image_platform: "arm64".to_owned(),
+        },
+        schema: 1,
+        engine: "0.1.0".to_owned(),
+        steps: vec![step.clone()],
+    };
+    let history = History { series: vec![series] };
+    store.histories().put(ContentDigest::of(b"project"), &history).unwrap();
+    let build = BuildRecord {
+        id: "0f".repeat(16),
+        started_ms: 1_700_000_000_000,
+        duration_ms: 2_500,
+        dockerfile: "Dockerfile".to_owned(),
+        target: "build".to_owned(),
+        platforms: vec!["linux/amd64".to_owned()],
+        names: vec!["docker.io/library/app:1".to_owned()],
+        outcome: Outcome::Success("sha256:1".to_owned()),
+        steps: vec![BuildStep {
+            number: 7,
+            line: 3,
+            step: step.clone(),
+            before: Some(step),
+            verdict: Verdict::Ran,
+            reason: ("files".to_owned(), "`f` changed".to_owned()),
+            duration_ms: 1_500,
+        }],
+    };
+    store.builds().put(&build).unwrap();
 }
 
 fn fill(store: &Store) {
@@ -113,7 +157,7 @@ fn fill(store: &Store) {
             },
         )
         .unwrap();
-    store.records().put_last_key(ContentDigest::of(b"step"), key).unwrap();
+    fill_history(store, key);
     let mut preimage = Preimage::default();
     preimage.push("op", "exec");
     preimage.push("env PATH", vec![0xff, 0]);

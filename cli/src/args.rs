@@ -65,6 +65,8 @@ pub(crate) enum Command {
     Du(FormatArgs),
     /// Free space in the store
     Prune(PruneArgs),
+    /// Show what a build did, and all that differed for the steps that ran
+    Explain(ExplainArgs),
     /// Show the versions of client and server
     Version(FormatArgs),
     /// Show what rbuild makes of a Dockerfile, a word, an ignore file
@@ -366,6 +368,18 @@ pub(crate) struct PruneArgs {
     /// Stop once the store is this small, as in 10g
     #[arg(long, value_name = "BYTES")]
     pub(crate) keep_storage: Option<String>,
+}
+
+/// The `explain` command.
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// First digits of the id of a build [default: the last one]
+    pub(crate) build: Option<String>,
+    /// Number of a step as progress shows it, or words of its name [default: all steps]
+    pub(crate) step: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// The `check` command.

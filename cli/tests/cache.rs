@@ -55,7 +55,7 @@ fn a_changed_argument_runs_only_the_steps_that_see_it() {
     place.build(&["."]).exits(0);
     assert_eq!(
         place.build(&["--build-arg=V=2", "."]).exits(0).summary(),
-        "CACHED RUN echo before\nDONE RUN echo 2: `V` has another value\n"
+        "CACHED RUN echo before\nDONE RUN echo 2: build argument `V` changed: `1` → `2`\n"
     );
     assert!(
         !place.build(&["."]).exits(0).summary().contains("DONE"),

@@ -11,6 +11,7 @@ mod crash;
 mod damage;
 mod debug;
 mod errors;
+mod explain;
 mod failures;
 mod help;
 mod leases;

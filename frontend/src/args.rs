@@ -24,6 +24,8 @@ pub(crate) struct Scope {
     variables: Vec<(String, String)>,
     /// Names declared with `ARG`, in order of the first declaration.
     declared: Vec<String>,
+    /// Names whose present value `ARG` assigned.
+    arguments: BTreeSet<String>,
 }
 
 impl Scope {
@@ -37,6 +39,7 @@ impl Scope {
     pub(crate) fn set(&mut self, name: &str, value: &str) {
         self.variables.retain(|(known, _)| known != name);
         self.variables.push((name.to_owned(), value.to_owned()));
+        self.arguments.remove(name);
     }
 
     /// `ARG name`: the value is nothing if nobody gave one; what `ENV` set then stays.
@@ -46,7 +49,14 @@ impl Scope {
         }
         if let Some(value) = value {
             self.set(name, value);
+            self.arguments.insert(name.to_owned());
         }
+    }
+
+    /// Names of those variables of a step that are build arguments, sorted.
+    pub(crate) fn arguments(&self) -> Vec<String> {
+        let visible = |name: &&String| !NOT_FOR_STEPS.contains(&name.as_str());
+        self.arguments.iter().filter(visible).cloned().collect()
     }
 
     /// Whether `ARG` named it.
@@ -213,6 +223,18 @@ mod tests {
         scope.declare("D", None);
         scope.declare("A", Some("2"));
         assert_eq!(scope.history_prefix(), "|2 A=2 D= ");
+    }
+
+    #[test]
+    fn a_variable_is_an_argument_until_something_else_assigns_it() {
+        let mut scope = Scope::default();
+        scope.set("E", "1");
+        scope.declare("A", Some("1"));
+        scope.declare("B", Some("1"));
+        scope.declare("N", None);
+        assert_eq!(scope.arguments(), ["A", "B"]);
+        scope.set("A", "2");
+        assert_eq!(scope.arguments(), ["B"]);
     }
 
     #[test]

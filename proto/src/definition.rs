@@ -154,6 +154,8 @@ pub struct ExecOp {
     pub args: Vec<String>,
     /// Environment in the order the process sees it.
     pub env: Vec<(String, String)>,
+    /// Names of those variables that are build arguments, sorted. Not part of any key: they tell the reader why one changed.
+    pub build_args: Vec<String>,
     /// Proxy variables: given to the process, never part of the key, of history or of the image.
     pub proxy_env: Vec<(String, String)>,
     /// Absolute working directory.
@@ -588,6 +590,7 @@ mod tests {
             root: Some(VertexId(0)),
             args: Vec::new(),
             env: Vec::new(),
+            build_args: Vec::new(),
             proxy_env: Vec::new(),
             cwd: "/".into(),
             user: String::new(),

@@ -4,7 +4,8 @@
 //! never knows I/O, clocks, async, or defaults of the machine it runs on; what it encodes is pinned by golden tests.
 //!
 //! Reading order: identity first ([`digest`], [`reference`], [`platform`]), then what images are made of ([`oci`],
-//! [`tree`]), then what a build is made of ([`definition`], [`entitlement`], [`canonical`], [`record`]), last what is spoken:
+//! [`tree`]), then what a build is made of ([`definition`], [`entitlement`], [`canonical`], [`record`]) and what
+//! explains it afterwards ([`miss`], [`history`]), last what is spoken:
 //! the gRPC protocol ([`v1`], generated from `proto/rbuild/v1/*.proto`), the way between it and the types here ([`convert`]),
 //! and the part of the SSH agent protocol that travels in it ([`agent`]).
 #![forbid(unsafe_code)]
@@ -20,6 +21,8 @@ pub mod definition;
 pub mod entitlement;
 pub mod canonical;
 pub mod record;
+pub mod miss;
+pub mod history;
 pub mod v1;
 pub mod convert;
 pub mod agent;

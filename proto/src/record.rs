@@ -1,9 +1,11 @@
-//! Keys, the records they lead to, and what explains a miss.
+//! Keys, and the records they lead to.
 
 use std::fmt;
 
 use crate::digest::{ChainId, ContentDigest, DiffId};
 use crate::oci::Descriptor;
+
+pub use crate::miss::MissReason;
 
 /// Names the work of one vertex on exactly these inputs.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -91,79 +93,5 @@ impl LayerInfo {
     pub fn known_size_bytes(&self) -> u64 {
         let form = self.forms.first().map_or(0, |form| form.size);
         if self.size_bytes == 0 { form } else { self.size_bytes }
-    }
-}
-
-/// Why a step ran although a cache exists.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum MissReason {
-    /// No earlier build had this step.
-    NeverSeen,
-    /// The user asked for it.
-    NoCache,
-    /// The text of the instruction is another one.
-    InstructionChanged {
-        /// What it was.
-        old: String,
-        /// What it is.
-        new: String,
-    },
-    /// A build argument or environment variable has another value, is new, or is gone.
-    VariableChanged {
-        /// Its name.
-        name: String,
-    },
-    /// The base image has other layers.
-    BaseImageChanged {
-        /// Its reference.
-        reference: String,
-    },
-    /// Files that are copied or mounted differ: up to three of them, and how many more.
-    FilesChanged {
-        /// Each with what happened to it: `changed`, `added`, `removed`, `mode or owner changed`.
-        files: Vec<(String, String)>,
-        /// Further files beyond those named.
-        more: u64,
-    },
-    /// An earlier step of the same stage ran, so this one had to.
-    ParentRan {
-        /// Its name.
-        step: String,
-    },
-    /// Something else in the key is different.
-    OptionChanged {
-        /// Which part of the key.
-        name: String,
-    },
-    /// The record was there, its bytes were collected.
-    Evicted,
-    /// The record was there, its bytes did not match their digest and were set aside.
-    Damaged,
-}
-
-impl fmt::Display for MissReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NeverSeen => f.write_str("never built before"),
-            Self::NoCache => f.write_str("--no-cache"),
-            Self::InstructionChanged { old, new } => write!(f, "instruction changed: `{old}` → `{new}`"),
-            Self::VariableChanged { name } => write!(f, "`{name}` has another value"),
-            Self::BaseImageChanged { reference } => write!(f, "base image `{reference}` has other layers"),
-            Self::FilesChanged { files, more } => {
-                for (index, (path, what)) in files.iter().enumerate() {
-                    let comma = if index == 0 { "" } else { ", " };
-                    write!(f, "{comma}`{path}` {what}")?;
-                }
-                if *more > 0 {
-                    write!(f, " and {more} more")
-                } else {
-                    Ok(())
-                }
-            }
-            Self::ParentRan { step } => write!(f, "an earlier step ran: {step}"),
-            Self::OptionChanged { name } => write!(f, "{name} changed"),
-            Self::Evicted => f.write_str("its result was collected"),
-            Self::Damaged => f.write_str("its result was damaged and set aside"),
-        }
     }
 }

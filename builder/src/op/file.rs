@@ -97,7 +97,7 @@ pub async fn mounted_content(
     Ok(numbered(index, path, select::content_fields(&selected)))
 }
 
-/// Fields of one source, named so that [`crate::solve::explain`] can show their paths: `file <source> <path>`.
+/// Fields of one source, named so that [`crate::solve::compare`] can show their paths: `file <source> <path>`.
 fn numbered(index: usize, pattern: &str, fields: Vec<Field>) -> Vec<Field> {
     let rename = |field: Field| {
         let name = match field.name.strip_prefix("file ").and_then(|rest| rest.split_once('/')) {

@@ -149,6 +149,14 @@ impl AdminApi for AdminService {
             removed: freed.removed,
         }))
     }
+
+    async fn explain(&self, request: Request<v1::ExplainRequest>) -> Result<Response<v1::ExplainReply>, Status> {
+        let request = request.into_inner();
+        let reply = self
+            .blocking(move |shared| super::explain::explain(&shared.host.store, &request))
+            .await?;
+        Ok(Response::new(reply))
+    }
 }
 
 impl AdminService {

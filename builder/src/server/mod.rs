@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod builds;
+mod explain;
 pub mod listen;
 pub mod open;
 pub mod registry;

@@ -16,10 +16,10 @@
 //! | `COPY`: times of files, directory part of sources, the ignore file, the name of the stage | no | the result does not depend on them (times are taken from whoever came first) |
 //! | secret values, SSH agents, cache mount contents, proxy variables, addresses of extra hosts | no | they may change without changing the meaning of the step |
 //! | secret ids, cache mount ids and targets | yes | the step sees other things at other places |
-//! | compression, parallelism, limits, tags, labels, names of steps, line numbers | no | the layer does not depend on them |
+//! | which variables are build arguments, compression, parallelism, limits, tags, labels, names of steps, line numbers | no | the layer does not depend on them |
 //! | clock, host name, user of the caller, umask, paths of this machine | no | a key means the same everywhere |
 //!
-//! Fields are named for people: [`super::explain`] compares them to say why a step ran.
+//! Fields are named for people: [`super::compare`] compares them to say why a step ran.
 
 use proto::canonical;
 use proto::definition::{
@@ -253,6 +253,7 @@ mod tests {
             root: Some(VertexId(0)),
             args: vec!["/bin/sh".into(), "-c".into(), "true".into()],
             env: vec![("PATH".into(), "/bin".into())],
+            build_args: Vec::new(),
             proxy_env: Vec::new(),
             cwd: "/".into(),
             user: String::new(),
@@ -338,6 +339,7 @@ mod tests {
 
     #[test]
     fn proxies_and_host_addresses_do_not_change_the_key() {
+        assert_eq!(run(|exec| exec.build_args.push("PATH".into())), run(|_| {}));
         assert_eq!(
             run(|exec| exec.proxy_env.push(("http_proxy".into(), "x".into()))),
             run(|_| {})

@@ -1,28 +1,43 @@
-//! Why a step ran: the preimage of its key is compared with that of the same step in the last build that had it.
+//! Why a step ran: what is known of its own key first, then the same step in the last build that had it.
+//!
+//! The order of the questions is what makes the answer true: a result that is there and does not fit says more than any
+//! history, and no key may be compared with one that was made in another way.
 
-use std::collections::BTreeMap;
+use cache::records::RecordStore;
+use proto::canonical::SCHEMA;
+use proto::definition::{Op, Vertex, VertexId};
+use proto::history::{History, PastStep, Series, SeriesName};
+use proto::miss::MissReason;
+use proto::record::{CacheKey, CacheRecord, Preimage};
 
-use proto::definition::{Op, VertexId};
-use proto::digest::ContentDigest;
-use proto::record::{CacheKey, MissReason, Preimage};
-
+use super::compare::{self, Difference, Side, instruction_of};
+use super::history::{past_step, series_of};
+use super::ledger::{ENGINE, Past};
 use super::{Inputs, Solve};
+use crate::stack::{Layer, Stack};
 
-/// Files of a [`MissReason::FilesChanged`] that are named; the rest is counted.
-const FILES_NAMED: usize = 3;
+/// Files and variables that are named in one line; the rest is counted.
+const NAMED: usize = 3;
 
 /// A step that was not found.
 #[derive(Debug)]
 pub struct Miss<'a> {
-    /// Which step of which Dockerfile.
-    pub identity: ContentDigest,
     /// The key it was looked up by.
     pub key: CacheKey,
     /// What the key was computed from.
     pub preimage: &'a Preimage,
+    /// The layers below.
+    pub below: &'a Stack,
 }
 
-/// The reason, as far as the store still knows the last build. Never fails: a lost history is "never built before".
+/// The step below the one that is explained.
+struct Parent<'a> {
+    vertex: &'a Vertex,
+    /// Whether it ran in this build.
+    ran: bool,
+}
+
+/// The reason, as far as the store still knows earlier builds. Never fails: a history that is lost is a reason of its own.
 #[must_use]
 pub fn why(solve: &Solve, id: VertexId, inputs: &Inputs, miss: &Miss<'_>) -> MissReason {
     let vertex = solve.definition.vertex(id);
@@ -34,191 +49,197 @@ pub fn why(solve: &Solve, id: VertexId, inputs: &Inputs, miss: &Miss<'_>) -> Mis
         Op::File(file) => file.root,
         Op::Image(_) | Op::Local(_) | Op::Http(_) | Op::Git(_) => None,
     };
-    let parent_ran = root
-        .and_then(|root| inputs.get(root))
-        .and_then(|output| output.ran.clone());
-    let Some(last) = solve.store.records().last_key(miss.identity) else {
-        return MissReason::NeverSeen;
-    };
-    if last == miss.key {
-        let gone = || solve.store.records().absence(last).unwrap_or(MissReason::Evicted);
-        return parent_ran.map_or_else(gone, |step| MissReason::ParentRan { step });
+    let parent = root.map(|root| Parent {
+        vertex: solve.definition.vertex(root),
+        ran: inputs.get(root).is_some_and(|output| output.ran.is_some()),
+    });
+    if let Some(record) = solve.store.records().lookup(&[miss.key]).pop().flatten() {
+        return unusable(solve, &record, miss.below, parent.as_ref());
     }
-    let Some(old) = solve.store.records().preimage(last) else {
-        return parent_ran.map_or(MissReason::NeverSeen, |step| MissReason::ParentRan { step });
-    };
-    if let Some(own) = own_change(&old, miss.preimage) {
-        return own;
+    let gone = || solve.store.records().absence(miss.key).unwrap_or(MissReason::Evicted);
+    // It is written with the record and outlives it: what has one was built once, by whatever build.
+    if solve.store.records().preimage(miss.key).is_some() {
+        return gone();
     }
-    if let Some(step) = parent_ran {
-        return MissReason::ParentRan { step };
-    }
-    match root.map(|root| &solve.definition.vertex(root).op) {
-        Some(Op::Image(image)) => MissReason::BaseImageChanged {
-            reference: image.reference.clone(),
-        },
-        // The step below came from the cache, but is another one than last time: a line was changed back, say.
-        Some(_) => MissReason::OptionChanged {
-            name: "an earlier step".to_owned(),
-        },
-        None => MissReason::NeverSeen,
-    }
-}
-
-/// What differs beside the root, most telling first.
-fn own_change(old: &Preimage, new: &Preimage) -> Option<MissReason> {
-    let (old, new) = (by_name(old), by_name(new));
-    let changed = |prefix: &str| -> Vec<String> {
-        let names = old.keys().chain(new.keys()).filter(|name| name.starts_with(prefix));
-        let mut names: Vec<String> = names
-            .filter(|name| old.get(*name) != new.get(*name))
-            .map(|name| (*name).to_owned())
-            .collect();
-        names.sort();
-        names.dedup();
-        names
-    };
-    if !changed("op").is_empty() || !changed("argument ").is_empty() || !changed("heredoc ").is_empty() {
-        return Some(MissReason::InstructionChanged {
-            old: text_of(&old),
-            new: text_of(&new),
-        });
-    }
-    if let Some(name) = changed("variable ").first() {
-        return Some(MissReason::VariableChanged {
-            name: name["variable ".len()..].to_owned(),
-        });
-    }
-    if let Some(reason) = files_changed(&old, &new, &changed("file ")) {
-        return Some(reason);
-    }
-    let mut names: Vec<&&str> = old.keys().chain(new.keys()).collect();
-    names.sort();
-    names.dedup();
-    let other = names
-        .into_iter()
-        .find(|name| **name != "root" && old.get(**name) != new.get(**name))?;
-    Some(MissReason::OptionChanged {
-        name: (*other).to_owned(),
-    })
-}
-
-fn by_name(preimage: &Preimage) -> BTreeMap<&str, &[u8]> {
-    preimage
-        .fields
-        .iter()
-        .map(|field| (field.name.as_str(), field.value.as_slice()))
-        .collect()
-}
-
-/// The instruction in few words: the last argument of a process is the shell text; a copy is its destination and sources.
-fn text_of(fields: &BTreeMap<&str, &[u8]>) -> String {
-    let text = |name: &str| {
-        fields
-            .get(name)
-            .map(|value| String::from_utf8_lossy(value).into_owned())
-    };
-    let mut last = None;
-    for index in 0.. {
-        match text(&format!("argument {index}")) {
-            Some(argument) => last = Some(argument),
-            None => break,
+    let past = solve.ledger.past(&solve.store, &solve.definition);
+    match past
+        .partner(id)
+        .and_then(|(series, before)| Some((series, before, before.key?)))
+    {
+        None => unknown(vertex, past),
+        Some((.., last)) if last == miss.key => gone(),
+        Some((series, ..)) if series.schema != SCHEMA => engine_changed(series),
+        Some((series, before, last)) => {
+            let Some(old) = solve.store.records().preimage(last) else {
+                return unless_parent_ran(parent.as_ref(), MissReason::Forgotten);
+            };
+            let now = past_step(vertex, Some(miss.key));
+            let sides = [(before, &old), (&now, miss.preimage)].map(|(step, preimage)| Side { step, preimage });
+            let own = reason_of(&compare::differences(sides[0], sides[1]));
+            own.unwrap_or_else(|| match parent.as_ref() {
+                _ if old == *miss.preimage => engine_changed(series),
+                Some(parent) => unless_parent_ran(Some(parent), below(&past.history, &old, parent.vertex)),
+                None => MissReason::Forgotten,
+            })
         }
     }
-    last.or_else(|| {
-        Some(format!(
-            "{} {}",
-            text("op")?,
-            text("destination").or_else(|| text("path"))?
-        ))
-    })
-    .unwrap_or_default()
 }
 
-fn files_changed(old: &BTreeMap<&str, &[u8]>, new: &BTreeMap<&str, &[u8]>, names: &[String]) -> Option<MissReason> {
-    let what = |name: &str| match (old.get(name), new.get(name)) {
-        (None, _) => "added",
-        (_, None) => "removed",
-        (Some(old), Some(new)) if content_part(old) == content_part(new) => "mode or owner changed",
-        _ => "changed",
-    };
-    // `file <source> <path>`: the number of the source says nothing to the reader.
-    let path = |name: &str| name.splitn(3, ' ').nth(2).unwrap_or_default().to_owned();
-    let files: Vec<_> = names
+fn unless_parent_ran(parent: Option<&Parent<'_>>, otherwise: MissReason) -> MissReason {
+    match parent {
+        Some(parent) if parent.ran => MissReason::ParentRan {
+            step: parent.vertex.name.clone(),
+        },
+        _ => otherwise,
+    }
+}
+
+fn engine_changed(series: &Series) -> MissReason {
+    MissReason::EngineChanged {
+        old: series.engine.clone(),
+        new: ENGINE.to_owned(),
+    }
+}
+
+/// Why a result that is there was not taken.
+fn unusable(solve: &Solve, record: &CacheRecord, below: &Stack, parent: Option<&Parent<'_>>) -> MissReason {
+    let layer = Layer::built(record.layer.diff_id, record.layer.size_bytes, Vec::new());
+    if below.with(layer).chain() != Some(record.chain) {
+        let other_result = match parent {
+            Some(parent) => MissReason::ParentChanged {
+                step: parent.vertex.name.clone(),
+            },
+            // On nothing, a layer has one chain only: the record is not what it was.
+            None => MissReason::Damaged,
+        };
+        return unless_parent_ran(parent, other_result);
+    }
+    let known = solve.store.records().forms(record.layer.diff_id);
+    let mut forms = record.layer.forms.iter().chain(&known);
+    match forms.any(|form| solve.store.blobs().was_damaged(form.digest)) {
+        true => MissReason::Damaged,
+        false => MissReason::Evicted,
+    }
+}
+
+/// Nothing to compare with: never built, built for other platforms, or lost.
+fn unknown(vertex: &Vertex, past: &Past) -> MissReason {
+    if past.lost {
+        return MissReason::Forgotten;
+    }
+    let (name, now) = (series_of(vertex), past_step(vertex, None));
+    let said = |step: &PastStep| step.text == now.text && step.key.is_some();
+    let mut built: Vec<String> = past
+        .history
+        .series
         .iter()
-        .take(FILES_NAMED)
-        .map(|name| (path(name), what(name).to_owned()))
+        .filter(|series| series.of.stage == name.stage && series.of != name && series.steps.iter().any(said))
+        .map(|series| platform_of(&series.of))
         .collect();
-    let more = names.len().saturating_sub(FILES_NAMED) as u64;
-    (!files.is_empty()).then_some(MissReason::FilesChanged { files, more })
+    built.sort();
+    built.dedup();
+    if built.is_empty() {
+        return MissReason::NeverSeen;
+    }
+    MissReason::OtherPlatform {
+        built,
+        wanted: platform_of(&name),
+    }
 }
 
-/// The value of a file without its mode and owner, which are twelve bytes behind the path, the kind and what it holds: see
-/// [`crate::op::select::content_fields`].
-fn content_part(value: &[u8]) -> &[u8] {
-    let length = |at: usize| {
-        let bytes: [u8; 8] = value.get(at..at + 8)?.try_into().ok()?;
-        usize::try_from(u64::from_be_bytes(bytes)).ok()
-    };
-    let end = || {
-        let kind = 8 + length(0)?;
-        let detail = kind.checked_add(1)?;
-        detail.checked_add(8)?.checked_add(length(detail)?)
-    };
-    end().and_then(|end| value.get(..end)).unwrap_or(value)
+/// A step that works for the image of another platform is told apart by that.
+fn platform_of(name: &SeriesName) -> String {
+    match name.image_platform.as_str() {
+        "" => name.platform.clone(),
+        image => format!("{} → {image}", name.platform),
+    }
+}
+
+/// What is another one below a step that is itself the same.
+fn below(history: &History, old: &Preimage, parent: &Vertex) -> MissReason {
+    let was = root_key(old).and_then(|key| history.step_of(key));
+    match (was, &parent.op) {
+        (Some(was), Op::Image(image)) if !was.image.is_empty() => MissReason::BaseImageChanged {
+            old: was.image.clone(),
+            new: image.reference.clone(),
+        },
+        (Some(was), _) if instruction_of(&was.name) != instruction_of(&parent.name) => MissReason::ParentMoved {
+            old: instruction_of(&was.name).to_owned(),
+            new: instruction_of(&parent.name).to_owned(),
+        },
+        _ => MissReason::ParentChanged {
+            step: parent.name.clone(),
+        },
+    }
+}
+
+/// The key of what is below, as a preimage has it; nothing for an empty root.
+#[must_use]
+pub fn root_key(preimage: &Preimage) -> Option<CacheKey> {
+    let field = preimage.fields.iter().find(|field| field.name == "root")?;
+    // `none`, and nothing else, is no key.
+    let key = std::str::from_utf8(&field.value).ok()?.parse().ok()?;
+    Some(CacheKey(key))
+}
+
+/// One line for `differences`: those of the first kind there is, the first of them named and the rest counted.
+#[must_use]
+pub fn reason_of(differences: &[Difference]) -> Option<MissReason> {
+    let more = |count: usize| count.saturating_sub(NAMED) as u64;
+    Some(match differences.first()? {
+        Difference::Instruction { old, new } => MissReason::InstructionChanged {
+            old: old.clone(),
+            new: new.clone(),
+        },
+        Difference::Variable(_) => {
+            let all = differences.iter().filter_map(|difference| match difference {
+                Difference::Variable(variable) => Some(variable.clone()),
+                _ => None,
+            });
+            let all: Vec<_> = all.collect();
+            MissReason::VariablesChanged {
+                more: more(all.len()),
+                variables: all.into_iter().take(NAMED).collect(),
+            }
+        }
+        Difference::File(_) => {
+            let all = differences.iter().filter_map(|difference| match difference {
+                Difference::File(file) => Some(file.clone()),
+                _ => None,
+            });
+            let all: Vec<_> = all.collect();
+            MissReason::FilesChanged {
+                more: more(all.len()),
+                files: all.into_iter().take(NAMED).collect(),
+            }
+        }
+        Difference::Option { name, old, new, .. } => MissReason::OptionChanged {
+            name: name.clone(),
+            old: old.clone(),
+            new: new.clone(),
+        },
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use proto::miss::{FileChange, FileDifference};
+
     use super::*;
-
-    fn preimage(fields: &[(&str, &str)]) -> Preimage {
-        let mut preimage = Preimage::default();
-        for (name, value) in fields {
-            preimage.push(*name, *value);
-        }
-        preimage
-    }
-
-    fn check(old: &[(&str, &str)], new: &[(&str, &str)], expected: &str) {
-        let reason = own_change(&preimage(old), &preimage(new))
-            .map(|reason| reason.to_string())
-            .unwrap_or_default();
-        assert_eq!(reason, expected);
-    }
-
-    /// An entry as keys encode it: path, kind, what it holds, then mode and owner.
-    fn file(content: &str, mode: u32) -> String {
-        let length = |text: &str| String::from_utf8((text.len() as u64).to_be_bytes().to_vec()).unwrap();
-        let owner = "\0".repeat(8);
-        format!("{}af{}{content}{mode:04}{owner}", length("a"), length(content))
-    }
-
-    #[test]
-    fn each_change_has_its_own_words() {
-        let run = [("op", "exec"), ("argument 0", "sh"), ("argument 1", "make")];
-        let other = [("op", "exec"), ("argument 0", "sh"), ("argument 1", "make all")];
-        check(&run, &other, "instruction changed: `make` → `make all`");
-        check(&[("variable A", "1")], &[("variable A", "2")], "`A` has another value");
-        let [same, other, mode] = [file("x", 644), file("y", 644), file("x", 755)];
-        check(&[("file 0.0 a", &same)], &[("file 0.0 a", &other)], "`a` changed");
-        check(
-            &[("file 0.0 a", &same)],
-            &[("file 0.0 a", &mode)],
-            "`a` mode or owner changed",
-        );
-        check(&[], &[("file 0.0 a b", &same)], "`a b` added");
-        check(&[("user", "")], &[("user", "1")], "user changed");
-        check(&[("root", "1")], &[("root", "2")], "");
-    }
 
     #[test]
     fn files_beyond_three_are_counted() {
-        let old: Vec<(String, String)> = (0..5).map(|n| (format!("file 0 {n}"), "f".to_owned())).collect();
-        let old: Vec<(&str, &str)> = old
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_str()))
-            .collect();
-        check(&old, &[], "`0` removed, `1` removed, `2` removed and 2 more");
+        let file = |number: u32| {
+            Difference::File(FileChange {
+                path: number.to_string(),
+                what: FileDifference::Removed,
+            })
+        };
+        let files: Vec<Difference> = (0..5).map(file).collect();
+        assert_eq!(
+            reason_of(&files).unwrap().to_string(),
+            "`0` removed, `1` removed, `2` removed and 2 more"
+        );
+        assert_eq!(reason_of(&[]), None);
     }
 }

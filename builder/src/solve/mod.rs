@@ -8,6 +8,8 @@
 //! vertex     the life of one vertex that was not a hit at first: key, look again, run, record
 //! flight     work that several builds want: done once, and as long as one of them wants it
 //! report     what the build that started a step tells of it
+//! explain    why it had to run: history finds the step to compare with, compare finds what differs
+//! ledger     what became of each step, for the builds to come
 //! ```
 //!
 //! It does not know what an op does: that is behind [`Work`].
@@ -16,6 +18,9 @@ pub mod agree;
 pub mod cache_key;
 pub mod source_key;
 pub mod explain;
+pub mod compare;
+pub mod history;
+pub mod ledger;
 pub mod flight;
 pub mod lookup;
 pub mod report;
@@ -37,6 +42,7 @@ use crate::event::{EventLog, StepNumber};
 use crate::host::Clock;
 use crate::request::{BuildError, NoCache};
 use crate::solve::flight::Flights;
+use crate::solve::ledger::Ledger;
 use crate::stack::{Layer, Stack};
 
 pub use scheduler::run;
@@ -148,8 +154,8 @@ pub struct Solve {
     pub clock: Clock,
     /// Which steps may not come from the cache.
     pub no_cache: NoCache,
-    /// Tells the steps of one Dockerfile from those of another when a miss is explained; not part of any key.
-    pub project: String,
+    /// What became of the steps, and what earlier builds of the same Dockerfile had.
+    pub ledger: Arc<Ledger>,
 }
 
 impl std::fmt::Debug for Solve {

@@ -6,12 +6,13 @@ use std::time::Duration;
 use cache::lease::Held;
 use cache::records::{Inserted, RecordStore};
 use proto::canonical;
-use proto::definition::{InputMode, Mount, MountKind, Op, Vertex, VertexId};
-use proto::digest::ContentDigest;
-use proto::platform::Platform;
+use proto::definition::{InputMode, Mount, MountKind, Op, VertexId};
+use proto::history::Verdict;
+use proto::miss::MissReason;
 use proto::record::{Alias, CacheKey, CacheRecord, Preimage};
 
 use super::flight::{Boarding, Flight, Landed};
+use super::ledger::Ran;
 use super::lookup::{Known, output_of};
 use super::report::Report;
 use super::{Inputs, Output, Solve, agree, cache_key, explain};
@@ -143,7 +144,7 @@ async fn board(solve: &Solve, id: VertexId, key: CacheKey, below: &Stack, forced
         let found = own.or_else(|| if forced { None } else { look_again(solve, key, below) });
         if let Some(output) = found {
             solve.results.keep(&output);
-            report_cached(solve, id);
+            report_cached(solve, id, key);
             return Ok(Turn::Found(Box::new(output)));
         }
         match boarding {
@@ -177,6 +178,7 @@ fn shared_failure(landed: Landed) -> Option<BuildError> {
 fn fail_too(solve: &Solve, id: VertexId, mut error: BuildError) -> BuildError {
     let step = start_step(solve, id);
     let end = StepEnd::Failed {
+        reason: String::new(),
         error: error.message.clone(),
     };
     solve.events.finish_step(step, end, Duration::ZERO);
@@ -201,9 +203,10 @@ fn look_again(solve: &Solve, key: CacheKey, below: &Stack) -> Option<Output> {
     output_of(solve, below, &record)
 }
 
-fn report_cached(solve: &Solve, id: VertexId) {
+fn report_cached(solve: &Solve, id: VertexId, key: CacheKey) {
     let step = start_step(solve, id);
     solve.events.finish_step(step, StepEnd::Cached, Duration::ZERO);
+    solve.ledger.cached(id, step, key);
 }
 
 fn start_step(solve: &Solve, id: VertexId) -> StepNumber {
@@ -218,15 +221,14 @@ async fn work(solve: &Solve, id: VertexId, inputs: &Inputs, job: Job, report: &R
         () = solve.cancel.cancelled() => return Err(BuildError::canceled()),
         permit = solve.slots.acquire() => permit.map_err(|_| BuildError::canceled())?,
     };
-    let identity = step_identity(solve, id);
     let reason = explain::why(
         solve,
         id,
         inputs,
         &explain::Miss {
-            identity,
             key: job.key,
             preimage: &job.preimage,
+            below: &job.below,
         },
     );
     let step = report.start();
@@ -235,27 +237,31 @@ async fn work(solve: &Solve, id: VertexId, inputs: &Inputs, job: Job, report: &R
     let duration = solve.clock.now().saturating_sub(started);
     drop(permit);
     let result = result.and_then(|layer| record(solve, id, job, layer, duration));
+    let (end, verdict) = end_of(&result, &reason);
+    report.end(end);
+    let ran = Ran {
+        number: step,
+        key: result.as_ref().ok().map(|output| output.key),
+        verdict,
+        reason,
+        duration,
+    };
+    solve.ledger.ran(id, ran);
+    result.map_err(|error| match error.blame {
+        Blame::Canceled => error,
+        _ => with_step(solve, id, step, error),
+    })
+}
+
+/// How a step ended, for those who watch and for those who ask later.
+fn end_of(result: &Result<Output, BuildError>, reason: &MissReason) -> (StepEnd, Verdict) {
+    let reason = reason.to_string();
     match result {
-        Ok(output) => {
-            solve
-                .store
-                .records()
-                .put_last_key(identity, output.key)
-                .map_err(|error| store_failed(&error))?;
-            report.end(StepEnd::Done {
-                reason: reason.to_string(),
-            });
-            Ok(output)
-        }
-        Err(error) if error.blame == Blame::Canceled => {
-            report.end(StepEnd::Canceled);
-            Err(error)
-        }
+        Ok(_) => (StepEnd::Done { reason }, Verdict::Ran),
+        Err(error) if error.blame == Blame::Canceled => (StepEnd::Canceled, Verdict::Canceled),
         Err(error) => {
-            report.end(StepEnd::Failed {
-                error: error.message.clone(),
-            });
-            Err(with_step(solve, id, step, error))
+            let error = error.message.clone();
+            (StepEnd::Failed { reason, error }, Verdict::Failed)
         }
     }
 }
@@ -312,41 +318,4 @@ fn with_step(solve: &Solve, id: VertexId, step: StepNumber, mut error: BuildErro
 fn place_of(solve: &Solve, id: VertexId) -> Option<Place> {
     let (line, _) = solve.definition.vertex(id).lines?;
     Some(Place { start: 0, end: 0, line })
-}
-
-/// Names "this step of this Dockerfile", whatever it says today: its stage, the platforms it is for, and its position among
-/// such steps, so that a build for one platform does not disturb what is known of the steps of another.
-fn step_identity(solve: &Solve, id: VertexId) -> ContentDigest {
-    fn series(vertex: &Vertex) -> (&str, &Platform, &str) {
-        (&vertex.stage, &vertex.platform, image_platform(&vertex.name))
-    }
-    let series_of_step = series(solve.definition.vertex(id));
-    let position = solve.definition.vertices[..id.0 as usize]
-        .iter()
-        .filter(|other| series(other) == series_of_step)
-        .count();
-    let (stage, platform, target) = series_of_step;
-    ContentDigest::of(format!("{}\0{stage}\0{platform}\0{target}\0{position}", solve.project).as_bytes())
-}
-
-/// `arm64` of `[linux/amd64->arm64 build 2/3] RUN …`: steps of a stage that differ by the image they work for are told apart by
-/// nothing but this. Empty for all others.
-fn image_platform(name: &str) -> &str {
-    let first = name.strip_prefix('[').and_then(|rest| rest.split([' ', ']']).next());
-    first
-        .and_then(|first| first.split_once("->"))
-        .map_or("", |(_, target)| target)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::image_platform;
-
-    #[test]
-    fn the_platform_of_the_image_is_read_from_the_name_of_a_step() {
-        assert_eq!(image_platform("[linux/amd64->arm/v7 build 2/3] RUN a->b"), "arm/v7");
-        assert_eq!(image_platform("[linux/amd64 build 2/3] RUN a->b"), "");
-        assert_eq!(image_platform("[2/3] RUN a->b"), "");
-        assert_eq!(image_platform("FROM a->b"), "");
-    }
 }

@@ -8,6 +8,7 @@ use builder::event::{EventLog, StepNumber};
 use builder::host::Clock;
 use builder::request::{BuildError, NoCache};
 use builder::solve::flight::Flights;
+use builder::solve::ledger::Ledger;
 use builder::solve::{self, Inputs, Output, Results, Solve, Work};
 use builder::stack::{Layer, Stack};
 use cache::records::RecordStore;
@@ -67,6 +68,7 @@ impl Graph {
             root: Some(root),
             args: vec![command.to_owned()],
             env: Vec::new(),
+            build_args: Vec::new(),
             proxy_env: Vec::new(),
             cwd: "/".to_owned(),
             user: String::new(),
@@ -142,6 +144,8 @@ pub(crate) struct Script {
     /// A step was told to end, and has.
     pub(crate) canceled: AtomicBool,
     pub(crate) bytes_are_gone: AtomicBool,
+    /// Part of what steps make, and of no key.
+    pub(crate) salt: &'static str,
 }
 
 /// What a step of that name makes of what it reads; with `time` if it makes another thing each time.
@@ -215,6 +219,7 @@ impl Work for Script {
             }
             let content = self.content(id, inputs).await?;
             let layer = layer(&name, &content, name.starts_with("RUN date").then_some(self.time));
+            let layer = layer + self.salt;
             Ok(Layer::built(DiffId(Digest::of(layer.as_bytes())), 0, Vec::new()))
         }
         .boxed()
@@ -263,7 +268,7 @@ impl Bench {
             cancel: CancellationToken::new(),
             clock: Clock::fixed(1),
             no_cache,
-            project: "p".to_owned(),
+            ledger: Arc::new(Ledger::new(&["p".to_owned()])),
         }
     }
 
@@ -275,6 +280,7 @@ impl Bench {
         let script = Arc::new(script);
         let solve = self.solve(&script, no_cache);
         let result = solve::run(&solve, &[target]).await;
+        solve.ledger.remember(&self.store, &solve.definition).unwrap();
         Built {
             result,
             events: solve.events,

@@ -3,6 +3,7 @@
 
 mod bench;
 mod flights;
+mod reasons;
 mod runs;
 
 use std::sync::Arc;

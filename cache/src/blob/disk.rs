@@ -30,6 +30,12 @@ impl DiskBlobs {
         Self { disk }
     }
 
+    /// Whether bytes of that digest were found to be wrong, and nobody made the right ones since.
+    #[must_use]
+    pub fn was_damaged(&self, digest: Digest) -> bool {
+        self.disk.is_set_aside(&file_name(digest)) && !matches!(self.file(digest), Ok(Some(_)))
+    }
+
     fn file(&self, digest: Digest) -> Result<Option<(File, u64)>, BlobError> {
         let name = file_name(digest);
         let file = self.disk.open_file(&name).and_then(|file| match file {

@@ -5,6 +5,7 @@ mod call;
 mod check;
 mod context;
 pub(crate) mod debug;
+mod explain;
 mod images;
 mod login;
 mod serve;
@@ -39,6 +40,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Problem> {
         Command::Logout(args) => login::logout(args, &config),
         Command::Du(args) => wait(&config, store::du(&args, &config)),
         Command::Prune(args) => wait(&config, store::prune(&args, &config)),
+        Command::Explain(args) => wait(&config, explain::run(args, &config)),
         Command::Version(args) => wait(&config, store::version(&args, &config)),
         Command::Debug { command } => debug::run(&command),
         Command::Doctor(args) => wait(&config, store::doctor(&args, &config)),

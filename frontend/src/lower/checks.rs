@@ -31,6 +31,14 @@ const SECRET_WORDS: [&str; 10] = [
 /// Words that tell that it is none after all.
 const PUBLIC_WORDS: [&str; 3] = ["public", "file", "version"];
 
+/// Whether a variable of that name likely holds a secret, so that its value is better not shown.
+#[must_use]
+pub fn tells_secret(name: &str) -> bool {
+    let lower = name.to_ascii_lowercase();
+    let has = |words: &[&str]| lower.split('_').any(|part| words.contains(&part));
+    has(&SECRET_WORDS) && !has(&PUBLIC_WORDS)
+}
+
 /// An `ARG` of a stage, as it was lowered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct DeclaredArg {
@@ -122,9 +130,7 @@ impl Lowering<'_> {
 
     /// Warns of a name that tells a secret.
     pub(crate) fn check_secret(&mut self, keyword: &str, name: &str, place: Span) {
-        let lower = name.to_ascii_lowercase();
-        let has = |words: &[&str]| lower.split('_').any(|part| words.contains(&part));
-        if has(&SECRET_WORDS) && !has(&PUBLIC_WORDS) {
+        if tells_secret(name) {
             let message = format!("Do not use ARG or ENV instructions for sensitive data ({keyword} \"{name}\")");
             let warning = Diagnostic::warning("SecretsUsedInArgOrEnv", place, message);
             self.report(warning.help("give it to the step that needs it with `RUN --mount=type=secret`"));

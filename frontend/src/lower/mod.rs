@@ -51,6 +51,7 @@ pub use mount_options::{MountOptions, MountType};
 use stage::Lowering;
 
 pub(crate) use checks::DeclaredArg;
+pub use checks::tells_secret;
 
 /// Facts of images, by reference and platform as they were asked for.
 pub type Images = BTreeMap<(String, Platform), ImageFacts>;

@@ -65,6 +65,7 @@ impl Lowering<'_> {
             root: state.root,
             args: started.args,
             env: state.scope.environment(),
+            build_args: state.scope.arguments(),
             proxy_env: args::proxies(build_args, &state.scope),
             cwd: state.cwd().to_owned(),
             user: state.config.user.clone(),
