@@ -16,6 +16,7 @@ use crate::export::{self, bundle::Made};
 use crate::fetch;
 use crate::host::Host;
 use crate::op::work::BuildWork;
+use crate::phase::Phase;
 use crate::plan::{self, Planned};
 use crate::platforms::Shape;
 use crate::request::{Blame, BuildError, BuildRequest};
@@ -124,6 +125,7 @@ pub async fn build(
     events: &Arc<EventLog>,
     cancel: &CancellationToken,
 ) -> Result<v1::Success, BuildError> {
+    let _all = Phase::Build.start();
     let lease = Arc::new(host.store.lease());
     check_entitlements(request, session, &host.entitlements)?;
     let job = Job::new(host, session, events, cancel, &request.insecure_registries);

@@ -20,6 +20,7 @@ use super::store::write_blob;
 use crate::build::Job;
 use crate::event::StepNumber;
 use crate::fetch;
+use crate::phase::Phase;
 use crate::request::BuildError;
 use crate::stack::Origin;
 
@@ -41,6 +42,7 @@ pub struct Sent {
 /// # Errors
 /// Registries that fail; layers that can not be had any more.
 pub async fn bundle(bundle: &Bundle, names: &[Reference], job: &Job, step: StepNumber) -> Result<Sent, BuildError> {
+    let _phase = Phase::Push.start();
     let top = bundle.top()?;
     let mut total = Sent::default();
     // Names in one repository share their blobs.

@@ -26,6 +26,7 @@ use crate::layer::lower::LowerTrees;
 use crate::layer::tar::WrittenLayer;
 use crate::layer::{diff, tar};
 use crate::layers::store_failed;
+use crate::phase::Phase;
 use crate::request::{Blame, BuildError, FailedStep};
 use crate::snapshot::rootfs::Rootfs;
 use crate::snapshot::{Active, Snapshotter};
@@ -75,10 +76,12 @@ pub async fn run(
     job.host.layers.unpack(&below, job, step).await?;
     let mut held = Held::default();
     let prepared = prepare(work, exec, inputs, step, &mut held).await?;
+    let mounting = Phase::Mount.start();
     let snapshots = job.host.layers.snapshots();
     let active = snapshots
         .prepare(below.chains())
         .map_err(|error| BuildError::environment(error.to_string()))?;
+    mounting.end();
     let process = process(exec, active.rootfs.clone(), prepared);
     let (output, chunks) = mpsc::channel(OUTPUT_QUEUE);
     let running = job.host.executor.run(&process, output, job.cancel.clone());
@@ -405,6 +408,7 @@ async fn commit(
             .collect();
         match changes(&active, &trees, &stubs) {
             Ok(written) => {
+                let _phase = Phase::Commit.start();
                 let chain = ChainId::append(below.chain(), written.diff_id);
                 layers
                     .snapshots()
@@ -432,6 +436,7 @@ const KEPT_MOUNT_POINTS: [&[u8]; 3] = [b"dev", b"proc", b"sys"];
 /// What is in `active` over the layers of `trees`, base first. Mount points that were made for the step, and sockets that it left,
 /// are not in the layer, and not in the snapshot that later steps see.
 fn changes(active: &Active, trees: &[Arc<Tree>], stubs: &[RelPath]) -> Result<WrittenLayer, BuildError> {
+    let _phase = Phase::Diff.start();
     let lower = LowerTrees(trees.iter().rev().map(Arc::as_ref).collect());
     let left_out = stubs.iter().cloned().collect();
     let changes = diff::diff(&active.upper, &lower, &left_out).map_err(|error| store_failed(&error))?;

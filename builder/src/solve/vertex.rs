@@ -15,6 +15,7 @@ use super::lookup::{Known, output_of};
 use super::{Inputs, Output, Solve, cache_key, explain};
 use crate::event::{StepEnd, StepNumber};
 use crate::layers::store_failed;
+use crate::phase::Phase;
 use crate::request::{Blame, BuildError, FailedStep};
 use crate::stack::{Layer, Stack};
 
@@ -79,6 +80,7 @@ async fn complete_key(
     {
         return Ok((key, preimage));
     }
+    let _phase = Phase::Key.start();
     let vertex = solve.definition.vertex(id);
     let key_of = |input: VertexId| {
         inputs
@@ -198,6 +200,7 @@ async fn work(solve: &Solve, id: VertexId, inputs: &Inputs, job: Job) -> Result<
 /// Writes the record, after the bytes it names. Of two writers the first one wins and the other takes over its result, unless
 /// the user asked for a new one.
 fn record(solve: &Solve, id: VertexId, job: Job, layer: Layer, duration: Duration) -> Result<Output, BuildError> {
+    let _phase = Phase::Record.start();
     let stack = job.below.with(layer.clone());
     let record = CacheRecord {
         key: job.key,
