@@ -34,8 +34,12 @@ pub(crate) enum Phase {
     Scan,
     /// A blob to a snapshot.
     Unpack,
-    /// Everything around a process: its snapshot, control group, network, namespaces and mounts, made and ended.
+    /// The directories of a snapshot that a process may write to.
+    Snapshot,
+    /// Everything around a process: control group, network, namespaces and mounts, made and ended.
     Mount,
+    /// Of that, a network of its own.
+    Network,
     /// From the first instruction of a process to its end.
     Process,
     /// What a process changed, read and digested.
@@ -46,6 +50,8 @@ pub(crate) enum Phase {
     Write,
     /// The record of a step.
     Record,
+    /// Images under their names in the store.
+    Keep,
     /// A layer in the compression that is asked for.
     Compress,
     /// Files to the client.
@@ -70,12 +76,15 @@ impl Phase {
             Self::Pull => "pull",
             Self::Scan => "scan",
             Self::Unpack => "unpack",
+            Self::Snapshot => "snapshot",
             Self::Mount => "mount",
+            Self::Network => "network",
             Self::Process => "process",
             Self::Diff => "diff",
             Self::Commit => "commit",
             Self::Write => "write",
             Self::Record => "record",
+            Self::Keep => "keep",
             Self::Compress => "compress",
             Self::Export => "export",
             Self::Push => "push",

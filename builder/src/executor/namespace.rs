@@ -104,7 +104,9 @@ impl Runner {
             return Err(ExecError::Cancelled);
         }
         let started = Instant::now();
+        let networking = Phase::Network.start();
         let lease = self.lease(process.network).await?;
+        networking.end();
         let group = Group::new();
         let spec = self.spec(process, lease.as_ref(), &group);
         let message = spec::encode(&spec).map_err(|source| ExecError::Start {

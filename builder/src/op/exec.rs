@@ -76,12 +76,12 @@ pub async fn run(
     job.host.layers.unpack(&below, job, step).await?;
     let mut held = Held::default();
     let prepared = prepare(work, exec, inputs, step, &mut held).await?;
-    let mounting = Phase::Mount.start();
+    let preparing = Phase::Snapshot.start();
     let snapshots = job.host.layers.snapshots();
     let active = snapshots
         .prepare(below.chains())
         .map_err(|error| BuildError::environment(error.to_string()))?;
-    mounting.end();
+    preparing.end();
     let process = process(exec, active.rootfs.clone(), prepared);
     let (output, chunks) = mpsc::channel(OUTPUT_QUEUE);
     let running = job.host.executor.run(&process, output, job.cancel.clone());

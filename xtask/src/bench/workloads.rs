@@ -8,6 +8,9 @@ use anyhow::{Context, Result};
 use crate::base;
 use crate::run::{check, command, output, repository, target_dir};
 
+/// Writes a context.
+type Make = Box<dyn Fn(&Site<'_>) -> Result<()>>;
+
 /// One kind of build.
 pub(super) struct Workload {
     /// As on the command line.
@@ -19,7 +22,7 @@ pub(super) struct Workload {
     /// Too long for every day.
     pub(super) only_by_name: bool,
     /// Writes the context.
-    pub(super) make: Box<dyn Fn(&Site<'_>) -> Result<()>>,
+    pub(super) make: Make,
     /// In order; each phase finds what the one before it left.
     pub(super) phases: Vec<Phase>,
     /// Whether steps need the network of this machine.
@@ -111,9 +114,9 @@ pub(super) fn all(quick: bool) -> Vec<Workload> {
     all.push(many_files("w3", if quick { 1000 } else { 50_000 }).only_by_name());
     all.push(large_files("w4s", if quick { 16 } else { 256 }));
     all.push(large_files("w4", if quick { 32 } else { 2048 }).only_by_name());
-    all.push(stages(if quick { 10 } else { 160 }));
-    all.push(runs("w6s", 20, (0.5, 0.25)));
-    all.push(runs("w6", if quick { 30 } else { 60 }, (0.1, 0.25)));
+    all.push(if quick { stages(4, 10) } else { stages(16, 160) });
+    all.push(runs("w6s", if quick { 8 } else { 20 }, (0.5, 0.25)));
+    all.push(runs("w6", if quick { 12 } else { 60 }, (0.1, 0.25)));
     all.push(made_files("w7s", if quick { 1000 } else { 20_000 }));
     all.push(made_files("w7", if quick { 2000 } else { 100_000 }).only_by_name());
     let mut python = python();
@@ -269,23 +272,23 @@ fn large_files(id: &'static str, mib: u64) -> Workload {
     Workload::new(id, format!("COPY of {mib} MiB, half noise, half text"), make, phases)
 }
 
-fn stages(mib: u64) -> Workload {
+fn stages(count: u32, mib: u64) -> Workload {
     let make = move |site: &Site<'_>| {
         let base = format!("{}/busybox:1", site.registry);
         let mut text = String::new();
-        for n in 0..16 {
+        for n in 0..count {
             let work = format!("dd if=/dev/zero bs=1M count={mib} | sha256sum > /out");
             text += &format!("FROM {base} AS s{n}\nRUN echo {n} && {work}\n");
         }
         text += &format!("FROM {base}\n");
-        text += &(0..16)
+        text += &(0..count)
             .map(|n| format!("COPY --from=s{n} /out /out{n}\n"))
             .collect::<String>();
         fs::write(site.directory.join("Dockerfile"), text)?;
         Ok(())
     };
     let phases = vec![Phase::new("no cache", Before::Nothing, Step::BuildAnew, 0.85)];
-    let what = format!("16 stages, each a SHA-256 of {mib} MiB, one COPY from each");
+    let what = format!("{count} stages, each a SHA-256 of {mib} MiB, one COPY from each");
     Workload::new("w5", what, make, phases)
 }
 
