@@ -18,6 +18,7 @@ use crate::fetch;
 use crate::host::Host;
 use crate::images;
 use crate::op::work::BuildWork;
+use crate::phase::Phase;
 use crate::plan::{self, Planned};
 use crate::platforms::Shape;
 use crate::request::{Blame, BuildError, BuildRequest};
@@ -135,6 +136,7 @@ pub async fn build(
     events: &Arc<EventLog>,
     cancel: &CancellationToken,
 ) -> Result<v1::Success, BuildError> {
+    let _all = Phase::Build.start();
     check_entitlements(request, session, &host.entitlements)?;
     let job = Job::new(host, session, events, cancel, &request.insecure_registries);
     let started_ms = host.clock.now_ms();

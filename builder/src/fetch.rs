@@ -14,6 +14,7 @@ use crate::blocking;
 use crate::build::Job;
 use crate::event::StepNumber;
 use crate::layers::{lost, store_failed};
+use crate::phase::Phase;
 use crate::request::{Blame, BuildError};
 use crate::session::Session;
 use crate::sources;
@@ -61,6 +62,7 @@ async fn from_registry(
     job: &Job,
     step: StepNumber,
 ) -> Result<(), BuildError> {
+    let _phase = Phase::Pull.start();
     let mut ingest = job.host.store.blobs().ingest().map_err(|error| store_failed(&error))?;
     let what = format!("layer {}", blob.digest);
     let (mut received, mut reported) = (0, 0);

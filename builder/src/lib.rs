@@ -29,4 +29,5 @@ pub mod snapshot;
 pub mod executor;
 pub mod cdi;
 mod blocking;
+mod phase;
 mod sys;

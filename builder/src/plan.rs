@@ -18,6 +18,7 @@ use proto::v1::{self, event::Kind};
 use crate::build::Job;
 use crate::executor::emulation::Handlers;
 use crate::images::{self, Lookup, ResolvedImage};
+use crate::phase::Phase;
 use crate::platforms::Shape;
 use crate::request::{Blame, BuildError, BuildRequest, NamedContext, Place};
 use crate::sources::contexts::RemoteContexts;
@@ -75,8 +76,12 @@ pub struct Context {
 /// Diagnostics of the Dockerfile, images that cannot be resolved, contexts and sources that cannot be read.
 pub async fn make(request: &BuildRequest, job: &Job) -> Result<Planned, BuildError> {
     let remote = RemoteContexts::new(request, job);
+    let dockerfile = Phase::Dockerfile.start();
     let (source, ignore) = read(request, job, &remote).await?;
+    dockerfile.end();
+    let parsing = Phase::Frontend.start();
     let parsed = frontend::parse(&source);
+    parsing.end();
     let mut platforms = options(request, ignore.as_ref(), job);
     for options in &mut platforms {
         if let Some(name) = frontend::epoch_context(&source, &parsed, options) {
@@ -92,12 +97,18 @@ pub async fn make(request: &BuildRequest, job: &Job) -> Result<Planned, BuildErr
         images: HashMap::new(),
     };
     let plans = loop {
+        let lowering = Phase::Frontend.start();
         let lowered = platforms
             .iter()
             .map(|options| frontend::lower(&source, &parsed, options, &resolver.facts));
-        match together(lowered).map_err(|errors| first_error(&source, errors, job))? {
+        let lowered = together(lowered).map_err(|errors| first_error(&source, errors, job))?;
+        lowering.end();
+        match lowered {
             Together::Done(plans) => break plans,
-            Together::Need(wanted) => resolver.resolve(wanted).await?,
+            Together::Need(wanted) => {
+                let _metadata = Phase::Metadata.start();
+                resolver.resolve(wanted).await?;
+            }
         }
     };
     let images = resolver.images;

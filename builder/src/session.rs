@@ -7,11 +7,13 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use proto::v1::{self, client_message::Body as Answer, server_message::Body as Question};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::phase::Phase;
 use crate::request::{Blame, BuildError};
 
 /// Messages of one answer that may wait for the reader; the client stops sending when they do.
@@ -180,6 +182,7 @@ impl Session {
             context: context.to_owned(),
             include: include.to_vec(),
         };
+        let _phase = Phase::Context.start();
         let mut answers = self.ask(Question::Walk(question)).await?;
         let mut entries = Vec::new();
         let mut walked = WalkedContext::default();
@@ -187,6 +190,9 @@ impl Session {
             let Answer::Tree(part) = answer else {
                 return Err(unexpected("WalkContext"));
             };
+            if part.walk_ms > 0 {
+                Phase::Walk.took(Duration::from_millis(part.walk_ms));
+            }
             entries.extend(part.tree.unwrap_or_default().entries);
             walked.excluded.extend(part.excluded.into_iter().map(|excluded| {
                 (

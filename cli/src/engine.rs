@@ -1,7 +1,7 @@
 //! The seam to the library: every call of the command line into `builder` and `cache` that is not gRPC.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use builder::context::{self, WalkRequest};
 pub(crate) use builder::context::{Fate, Listed};
@@ -207,6 +207,7 @@ pub(crate) fn walk(
         include,
         ignore: patterns.as_ref(),
     };
+    let started = Instant::now();
     let walked = context::walk(root, &request, stat_cache.as_deref()).map_err(|error| with_causes(&error))?;
     let excluded = walked.excluded.into_iter().map(|excluded| v1::context_tree::Excluded {
         path: excluded.path.as_bytes().to_vec(),
@@ -216,7 +217,7 @@ pub(crate) fn walk(
     Ok(v1::ContextTree {
         tree: Some((&walked.tree).into()),
         excluded: excluded.collect(),
-        walk_ms: 0,
+        walk_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
     })
 }
 

@@ -76,6 +76,33 @@ fn a_server_in_the_foreground_serves_until_it_is_told_to_end() {
 }
 
 #[test]
+fn a_server_logs_where_the_time_of_a_build_goes_if_it_is_asked_to() {
+    needs!();
+    let place = Place::new();
+    place.dockerfile("FROM base\nRUN echo a\n");
+    let mut serve = place.command(&["serve"]);
+    serve
+        .env("RUST_LOG", "info,phase=debug")
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    let mut server = serve.spawn().unwrap();
+    let log = read_until(&mut server, |line| line.contains("serving"));
+    place.run(&["build", &place.base(), "."]).exits(0);
+    send(&server, Signal::TERM);
+    assert_eq!(end_of(&mut server).code(), Some(0));
+    let log = log.join().unwrap();
+    for phase in [
+        "build", "frontend", "lookup", "mount", "process", "diff", "keep", "sync",
+    ] {
+        // What `cargo xtask bench --profile` reads.
+        let line = log
+            .lines()
+            .find(|line| line.contains(&format!(" phase: name=\"{phase}\" micros=")));
+        assert!(line.is_some(), "no {phase} in {log}");
+    }
+}
+
+#[test]
 fn an_idle_server_ends_by_itself() {
     needs!();
     let place = Place::new();

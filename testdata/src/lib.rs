@@ -1,6 +1,7 @@
-//! Fixtures for the tests of the other crates: what a machine must have, base images, Dockerfiles, a registry, a web server.
+//! Fixtures for the tests of the other crates: what a machine must have, base images, contexts, Dockerfiles, a registry, a web server.
 #![expect(clippy::unwrap_used, reason = "all of this is part of tests")]
 
+pub mod contexts;
 pub mod dockerfiles;
 pub mod fuzz;
 pub mod image;

@@ -131,6 +131,33 @@ pub(crate) fn debian() -> Result<PathBuf> {
     Ok(layout)
 }
 
+/// An OCI layout with Debian's minimal system and Python.
+pub(crate) fn python() -> Result<PathBuf> {
+    let layout = folder()?.join("python");
+    if layout.join("index.json").exists() {
+        return Ok(layout);
+    }
+    let debian = debian()?;
+    let context = tempfile::tempdir()?;
+    fs::write(
+        context.path().join("Dockerfile"),
+        "FROM debian\nRUN apt-get update && apt-get install -y --no-install-recommends python3 python3-pip\n",
+    )?;
+    let options = [
+        format!("--build-context=debian=oci-layout://{}", debian.display()),
+        "--network=host".to_owned(),
+        "--allow=network.host".to_owned(),
+    ];
+    build_on(context.path(), &layout, &options)?;
+    Ok(layout)
+}
+
+/// Builds `context` on the image `busybox`, its layers not compressed, into the OCI layout directory `layout`.
+pub(crate) fn on_busybox(context: &Path, layout: &Path) -> Result<()> {
+    let options = [format!("--build-context=busybox=oci-layout://{}", busybox()?.display())];
+    build_into(context, layout, "uncompressed", &options)
+}
+
 /// The first mirror that this machine installs from.
 fn mirror() -> Result<String> {
     for file in ["/etc/apt/sources.list.d/debian.sources", "/etc/apt/sources.list"] {
@@ -169,16 +196,20 @@ fn build(context: &Path, layout: &Path) -> Result<()> {
 }
 
 fn build_on(context: &Path, layout: &Path, options: &[String]) -> Result<()> {
+    build_into(context, layout, "gzip", options)
+}
+
+fn build_into(context: &Path, layout: &Path, compression: &str, options: &[String]) -> Result<()> {
     let store = tempfile::tempdir()?;
     let partial = layout.with_extension("partial");
     if partial.exists() {
         fs::remove_dir_all(&partial)?;
     }
     let mut build = command(rbuild()?, &["build", "--in-process", "--root"]);
-    build
-        .arg(store.path().join("store"))
-        .arg("--output")
-        .arg(format!("type=oci,tar=false,dest={}", partial.display()));
+    build.arg(store.path().join("store")).arg("--output").arg(format!(
+        "type=oci,tar=false,compression={compression},dest={}",
+        partial.display()
+    ));
     output(build.args(options).arg(context).current_dir(repository()))?;
     fs::rename(&partial, layout)?;
     Ok(())

@@ -34,13 +34,7 @@ enum Chore {
     /// Runs the first command of the README twice in an empty store.
     Readme,
     /// Times builds against Debian's docker (BuildKit) and buildah, in turn, and prints ratios of medians.
-    Bench {
-        /// Rounds of each engine.
-        #[arg(long, default_value_t = 5)]
-        rounds: usize,
-        /// Only these workloads; `frontend` is the time of parser and ignore patterns alone.
-        names: Vec<String>,
-    },
+    Bench(bench::Options),
     /// Runs a reader of foreign bytes on damaged inputs until time is up: parse, expand, ignore, layer, records.
     Fuzz(fuzz::Options),
     /// Builds the cases of `testdata/parity` here and with BuildKit, and compares configs and trees.
@@ -54,7 +48,7 @@ fn main() -> anyhow::Result<()> {
         Chore::Base { debian } => base::run(debian),
         Chore::Apps { names } => apps::run(&names),
         Chore::Readme => readme::run(),
-        Chore::Bench { rounds, names } => bench::run(rounds, &names),
+        Chore::Bench(options) => bench::run(&options),
         Chore::Fuzz(options) => fuzz::run(&options),
         Chore::Parity(options) => parity::run(&options),
     }

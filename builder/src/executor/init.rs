@@ -11,6 +11,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags};
@@ -189,14 +190,16 @@ fn run(step: &Step, stubs: Vec<PathBuf>) -> Result<Reply, Failure> {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => None,
         Err(error) => return Err(error).attempt("wait for the program to start"),
     };
+    let started = Instant::now();
     let status = reap(pid)?;
+    let ran = started.elapsed();
     Ok(match trouble {
         Some(Trouble { code: 0, message }) => Reply::Failed(Failure::Setup {
             action: "start the program".to_owned(),
             reason: message,
         }),
         Some(Trouble { code, message }) => Reply::NotExecuted { code, message, stubs },
-        None => Reply::Ended { status, stubs },
+        None => Reply::Ended { status, stubs, ran },
     })
 }
 

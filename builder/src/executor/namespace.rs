@@ -9,6 +9,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
@@ -28,6 +29,7 @@ use super::spec::{self, Failure, NetworkPlan, Reply, Spec, Status};
 use super::{
     DEFAULT_HOSTNAME, ExecError, Executor, ExitReport, INIT_ARGUMENT, Network, Outcome, OutputChunk, Process, Speaker,
 };
+use crate::phase::Phase;
 use crate::sys;
 
 /// Output is passed on in pieces of at most this size.
@@ -101,7 +103,10 @@ impl Runner {
         if cancel.is_cancelled() {
             return Err(ExecError::Cancelled);
         }
+        let started = Instant::now();
+        let networking = Phase::Network.start();
         let lease = self.lease(process.network).await?;
+        networking.end();
         let group = Group::new();
         let spec = self.spec(process, lease.as_ref(), &group);
         let message = spec::encode(&spec).map_err(|source| ExecError::Start {
@@ -128,6 +133,10 @@ impl Runner {
             action: "talk to the sandbox",
             source,
         })?;
+        if let Some(Reply::Ended { ran, .. }) = &reply {
+            Phase::Process.took(*ran);
+            Phase::Mount.took(started.elapsed().saturating_sub(*ran));
+        }
         report(reply, &group, &output).await
     }
 
@@ -284,7 +293,7 @@ async fn report(
                 stubs,
             })
         }
-        Some(Reply::Ended { status, stubs }) => {
+        Some(Reply::Ended { status, stubs, ran: _ }) => {
             let outcome = match status {
                 Status::Code(137) | Status::Signal(9) if group.ran_out_of_memory() => Outcome::OutOfMemory,
                 Status::Code(code) => Outcome::Code(code),

@@ -3,6 +3,7 @@
 
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +39,8 @@ pub(super) enum Reply {
     Ended {
         status: Status,
         stubs: Vec<PathBuf>,
+        /// From the first instruction of the program to its end.
+        ran: Duration,
     },
     /// The program could not be executed.
     NotExecuted {

@@ -21,6 +21,7 @@ use crate::build::Job;
 use crate::event::StepNumber;
 use crate::fetch;
 use crate::layers::lost;
+use crate::phase::Phase;
 use crate::request::BuildError;
 use crate::stack::Origin;
 
@@ -42,6 +43,7 @@ pub struct Sent {
 /// # Errors
 /// Registries that fail; layers that can not be had any more.
 pub async fn bundle(bundle: &Bundle, names: &[Reference], job: &Job, step: StepNumber) -> Result<Sent, BuildError> {
+    let _phase = Phase::Push.start();
     let top = bundle.top()?;
     let mut total = Sent::default();
     // Names in one repository share their blobs.

@@ -13,6 +13,7 @@ use super::bundle::Settled;
 use super::image::Document;
 use crate::build::Job;
 use crate::layers::store_failed;
+use crate::phase::Phase;
 use crate::request::BuildError;
 use crate::stack::Origin;
 
@@ -22,6 +23,7 @@ use crate::stack::Origin;
 /// # Errors
 /// A store that cannot be written.
 pub fn keep(images: &[Settled], index: Option<Digest>, names: &[Reference], job: &Job) -> Result<(), BuildError> {
+    let _phase = Phase::Keep.start();
     let store = &job.host.store;
     for image in images {
         write_blob(job, &image.config)?;

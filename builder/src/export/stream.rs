@@ -7,6 +7,7 @@ use tokio::runtime::Handle;
 
 use crate::blocking;
 use crate::build::Job;
+use crate::phase::Phase;
 use crate::request::BuildError;
 use crate::session::Session;
 
@@ -21,6 +22,7 @@ pub async fn to_client<F>(output: u32, job: &Job, write: F) -> Result<(), BuildE
 where
     F: FnOnce(&mut dyn Write) -> Result<(), BuildError> + Send + 'static,
 {
+    let _phase = Phase::Export.start();
     let runtime = Handle::current();
     let session = Arc::clone(&job.session);
     let cancel = job.cancel.clone();

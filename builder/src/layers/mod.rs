@@ -37,6 +37,7 @@ use crate::layer::limits::Limits;
 use crate::layer::lower::LowerTrees;
 use crate::layer::tar::WrittenLayer;
 use crate::layer::{compress, tar};
+use crate::phase::Phase;
 use crate::request::{Blame, BuildError};
 use crate::snapshot::overlay::OverlaySnapshotter;
 use crate::snapshot::{self, Active, CreateError, Snapshotter};
@@ -111,6 +112,7 @@ impl Layers {
     /// # Errors
     /// A disk that fails.
     pub fn make_durable(&self) -> Result<(), BuildError> {
+        let _phase = Phase::Sync.start();
         self.inner.snapshots.sync().map_err(|error| store_failed(&error))?;
         self.inner.store.commit_group().map_err(|error| store_failed(&error))
     }
@@ -200,6 +202,7 @@ impl Layers {
         let blob = self.blob_at_hand(layer, job, step).await?;
         let (layers, expected) = (self.clone(), layer.info.diff_id);
         blocking::run(move || {
+            let _phase = Phase::Scan.start();
             let source = LayerSource {
                 reader: layers.open_blob(&blob)?,
                 compression: compression_of(&blob)?,
@@ -334,6 +337,7 @@ impl Layers {
         chain: ChainId,
         below: &[ChainId],
     ) -> Result<(), BuildError> {
+        let _phase = Phase::Unpack.start();
         let compression = compression_of(blob)?;
         let mut tree = None;
         let created = snapshot::create(&*self.inner.snapshots, below, &chain, |dest, lowers| {
@@ -375,6 +379,7 @@ impl Layers {
     /// # Errors
     /// Sources that cannot be read or changed meanwhile; a full disk.
     pub fn write(&self, entries: &[LayerEntry]) -> Result<Layer, BuildError> {
+        let _phase = Phase::Write.start();
         let mut ingest = self
             .inner
             .store
@@ -452,6 +457,7 @@ impl Layers {
         if let Some(form) = self.form_in(info, compression) {
             return Ok(form);
         }
+        let _phase = Phase::Compress.start();
         let plain = self.open_tar(stack, index)?;
         let mut ingest = self
             .inner

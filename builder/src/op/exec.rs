@@ -25,6 +25,7 @@ use crate::layer::lower::LowerTrees;
 use crate::layer::tar::WrittenLayer;
 use crate::layer::{diff, tar};
 use crate::layers::store_failed;
+use crate::phase::Phase;
 use crate::request::{Blame, BuildError, FailedStep};
 use crate::snapshot::rootfs::Rootfs;
 use crate::snapshot::{Active, Snapshotter};
@@ -75,6 +76,7 @@ pub async fn run(
     let mut held = Held::default();
     let prepared = prepare(work, exec, inputs, step, &mut held).await;
     let active = prepared.and_then(|prepared| {
+        let _phase = Phase::Snapshot.start();
         let active = job.host.layers.snapshots().prepare(below.chains());
         Ok((prepared, active.map_err(|error| store_failed(&error))?))
     });
@@ -416,7 +418,10 @@ async fn commit(
             .filter(|stub| !KEPT_MOUNT_POINTS.contains(&stub.as_bytes()))
             .collect();
         match changes(&active, &trees, &stubs) {
-            Ok(written) => layers.commit(active, below, written),
+            Ok(written) => {
+                let _phase = Phase::Commit.start();
+                layers.commit(active, below, written)
+            }
             Err(error) => {
                 layers
                     .snapshots()
@@ -436,6 +441,7 @@ const KEPT_MOUNT_POINTS: [&[u8]; 3] = [b"dev", b"proc", b"sys"];
 /// What is in `active` over the layers of `trees`, base first. Mount points that were made for the step, and sockets that it left,
 /// are not in the layer, and not in the snapshot that later steps see.
 fn changes(active: &Active, trees: &[Arc<Tree>], stubs: &[RelPath]) -> Result<WrittenLayer, BuildError> {
+    let _phase = Phase::Diff.start();
     let lower = LowerTrees(trees.iter().rev().map(Arc::as_ref).collect());
     let left_out = stubs.iter().cloned().collect();
     let changes = diff::diff(&active.upper, &lower, &left_out).map_err(|error| store_failed(&error))?;

@@ -10,6 +10,7 @@ use super::lookup::{self, Looked};
 use super::state::State;
 use super::{Output, Solve, vertex};
 use crate::event::StepEnd;
+use crate::phase::Phase;
 use crate::request::BuildError;
 
 /// Makes `targets` and returns the outputs of everything that was needed for them, hits included.
@@ -17,7 +18,9 @@ use crate::request::BuildError;
 /// # Errors
 /// The first failure. By then everything else that was running has been ended and waited for.
 pub async fn run(solve: &Solve, targets: &[VertexId]) -> Result<BTreeMap<VertexId, Output>, BuildError> {
+    let looking = Phase::Lookup.start();
     let Looked { known, hits } = lookup::look(solve, targets).await?;
+    looking.end();
     report_hits(solve, &hits);
     let (mut state, ready) = State::new(&solve.definition, targets, &hits);
     let mut running: JoinSet<(VertexId, Result<Output, BuildError>)> = JoinSet::new();

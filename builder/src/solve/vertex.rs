@@ -18,6 +18,7 @@ use super::report::Report;
 use super::{Inputs, Output, Solve, agree, cache_key, explain};
 use crate::event::{StepEnd, StepNumber};
 use crate::layers::store_failed;
+use crate::phase::Phase;
 use crate::request::{Blame, BuildError, FailedStep, Place};
 use crate::stack::{Layer, Stack};
 
@@ -110,6 +111,7 @@ async fn complete_key(
     {
         return Ok((key, preimage));
     }
+    let _phase = Phase::Key.start();
     let vertex = solve.definition.vertex(id);
     let key_of = |input: VertexId| {
         inputs
@@ -269,6 +271,7 @@ fn end_of(result: &Result<Output, BuildError>, reason: &MissReason) -> (StepEnd,
 /// Writes the record, after the bytes it names. Of two writers the first one wins and the other takes over its result, unless
 /// the user asked for a new one.
 fn record(solve: &Solve, id: VertexId, job: Job, layer: Layer, duration: Duration) -> Result<Output, BuildError> {
+    let _phase = Phase::Record.start();
     let stack = job.below.with(layer.clone());
     let record = CacheRecord {
         key: job.key,
