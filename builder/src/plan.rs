@@ -206,7 +206,9 @@ fn projects(request: &BuildRequest, job: &Job) -> Vec<String> {
         Some(NamedContext::Remote(source)) => source.shown(),
         _ => job.session.place().unwrap_or_default(),
     };
-    let projects = name.into_iter().chain([place]);
+    // A context without a place would be the same project as every other one of these.
+    let place = Some(place).filter(|place| name.is_none() || !place.is_empty());
+    let projects = name.into_iter().chain(place);
     projects
         .map(|project| format!("{}\0{project}", request.dockerfile_name))
         .collect()

@@ -68,7 +68,7 @@
 //! - a blob that fails its digest all the same (a disk that lies, a flipped bit) is noticed by the read that would return its
 //!   last bytes, set aside, and made again. A blob that is written again replaces what was there.
 //!
-//! - `history/` and `builds/`: anything may be left of a file, also nothing. Its seal tells; it counts as absent, and what is lost is
+//! - `history/` and `builds/`: anything may be left of a file, also nothing. Its seal tells; it counts as absent; what is lost is
 //!   why a step ran, never a result.
 //!
 //! *Without a boot ID*, every pending group counts as of another boot.

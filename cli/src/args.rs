@@ -373,7 +373,7 @@ pub(crate) struct PruneArgs {
 /// The `explain` command.
 #[derive(Debug, Args)]
 pub(crate) struct ExplainArgs {
-    /// First digits of the id of a build [default: the last one]
+    /// First digits of the id of a build; a single word that begins no id is a step of the last one [default: the last one]
     pub(crate) build: Option<String>,
     /// Number of a step as progress shows it, or words of its name [default: all steps]
     pub(crate) step: Option<String>,

@@ -135,6 +135,12 @@ fn a_base_image_that_moved_is_told_from_another_one() {
         outcome.summary(),
         "DONE RUN true: base image `oci-layout://base` moved\n"
     );
+    let explained = json(place.run(&["--in-process", "explain", "RUN true", "--json"]));
+    let name = "oci-layout://base";
+    assert_eq!(
+        explained["steps"][0]["differences"],
+        serde_json::json!([{"kind": "base-image", "name": "", "change": "changed", "old": name, "new": name}])
+    );
     place.dockerfile("FROM other\nRUN true\n");
     let outcome = place.build(&[&format!("--build-context=other={other}"), "."]).exits(0);
     assert_eq!(

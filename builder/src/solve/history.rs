@@ -59,7 +59,7 @@ fn text(vertex: &Vertex) -> ContentDigest {
     canonical::key(&said).0
 }
 
-/// The series that a step belongs to: its stage, its platform and that of the image it works for, so that a build for one platform
+/// The series that a step belongs to: its stage, its platform and that of the image it works for. A build for one platform
 /// does not disturb what is known of the steps of another.
 #[must_use]
 pub fn series_of(vertex: &Vertex) -> SeriesName {
