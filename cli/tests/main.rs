@@ -25,3 +25,4 @@ mod server;
 mod sources;
 mod store;
 mod test_files;
+mod together;
