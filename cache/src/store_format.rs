@@ -42,6 +42,7 @@
 //! Committing a group: end it, so that newer files go to group n+1; one `syncfs`; rename the directory to
 //! `synced-<boot>-<n>`; sync the root; rename each file to its place; remove the directory. With no pending file none of
 //! this happens.
+//! A file that is written again or removed leaves the group it waited in, so that no earlier one comes back at opening.
 //!
 //! So a file in its place, or in `synced-`, has bytes that were synced before it got there. Giving an image its name commits
 //! the group first: what a name leads to is never less durable than the name.
