@@ -267,9 +267,7 @@ impl Disk {
         self.faults.before(Step::Rename)?;
         fs::rename(&temp.path, &target)?;
         temp.published = true;
-        if let Some(group) = pending.places.remove(name) {
-            fs::remove_file(self.pending_path(group, name))?;
-        }
+        self.withdraw(&mut pending, name)?;
         drop(pending);
         self.sync_dir(&parent)
     }
@@ -282,6 +280,10 @@ impl Disk {
         fs::rename(&temp.path, &target)?;
         temp.published = true;
         let group = pending.group;
+        if pending.places.get(name).is_some_and(|earlier| *earlier != group) {
+            // Or the earlier file would come back when the store is opened again.
+            self.withdraw(&mut pending, name)?;
+        }
         pending.places.insert(name.to_owned(), group);
         Ok(())
     }
@@ -293,6 +295,29 @@ impl Disk {
         fs::rename(&temp.path, &target)?;
         temp.published = true;
         Ok(())
+    }
+
+    /// Takes the file `name` out of the group it waits in, and the group's directory with the last one. Returns whether it waited.
+    fn withdraw(&self, pending: &mut Pending, name: &str) -> io::Result<bool> {
+        let Some(group) = pending.places.remove(name) else {
+            return Ok(false);
+        };
+        let removed = remove_if_there(&self.pending_path(group, name))?;
+        self.drop_empty(pending, group)?;
+        Ok(removed)
+    }
+
+    /// Removes the directory of a group of which nothing is left: no commit would look for it.
+    fn drop_empty(&self, pending: &Pending, group: u64) -> io::Result<()> {
+        if pending.places.values().any(|other| *other == group) {
+            return Ok(());
+        }
+        match fs::remove_dir(self.root.join(self.group_name(PENDING, group))) {
+            Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => {
+                Err(error)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Writes `bytes` as the file `name`.
@@ -402,7 +427,7 @@ impl Disk {
         self.faults.before(Step::Remove)?;
         let mut pending = self.write_pending();
         let waiting = pending.places.contains_key(name) && remove_if_there(&self.place(&pending, name))?;
-        pending.places.remove(name);
+        self.withdraw(&mut pending, name)?;
         let in_place = remove_if_there(&self.root.join(name))?;
         Ok(waiting || in_place)
     }
@@ -422,7 +447,7 @@ impl Disk {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        pending.places.remove(name);
+        self.withdraw(&mut pending, name)?;
         Ok(())
     }
 

@@ -43,6 +43,7 @@
 //! Committing a group: end it, so that newer files go to group n+1; one `syncfs`; rename the directory to
 //! `synced-<boot>-<n>`; sync the root; rename each file to its place; remove the directory. With no pending file none of
 //! this happens. *Never* (`history/`, `builds/`): rename, and nothing else.
+//! A file that is written again or removed leaves the group it waited in, so that no earlier one comes back at opening.
 //!
 //! So a file in its place, or in `synced-`, has bytes that were synced before it got there, but for those that are never
 //! synced. Giving an image its name commits

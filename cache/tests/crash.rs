@@ -400,6 +400,47 @@ fn the_last_builds_are_kept_and_older_ones_go() {
     assert_eq!(kept.last().unwrap().started_ms, (count - kept.len()) as u64);
 }
 
+/// Directories of groups in a store.
+fn groups(root: &Path) -> usize {
+    let names = fs::read_dir(root).unwrap().map(|entry| entry.unwrap().file_name());
+    names
+        .filter(|name| name.to_str().unwrap().starts_with("pending-"))
+        .count()
+}
+
+#[test]
+fn what_was_written_again_or_removed_before_its_group_lasted_does_not_come_back() {
+    #[derive(Debug, Default)]
+    struct FailsOnce(AtomicUsize);
+    impl Faults for FailsOnce {
+        fn before(&self, step: Step) -> io::Result<()> {
+            match step == Step::SyncFs && self.0.fetch_add(1, Ordering::Relaxed) == 0 {
+                true => Err(io::Error::other("not now")),
+                false => Ok(()),
+            }
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("store");
+    let mut options = options("boot", Kill::after(0));
+    options.faults = Arc::new(FailsOnce::default());
+    let store = Store::open(&root, &options).unwrap();
+    store.records().put_alias(key("alias"), &alias("one")).unwrap();
+    store.records().insert(&record("gone")).unwrap();
+    assert!(store.commit_group().is_err());
+    store.records().put_alias(key("alias"), &alias("two")).unwrap();
+    assert!(store.records().remove(key("gone")).unwrap());
+    store.commit_group().unwrap();
+    assert_eq!(groups(&root), 0);
+    store.records().insert(&record("gone")).unwrap();
+    assert!(store.records().remove(key("gone")).unwrap());
+    assert_eq!(groups(&root), 0, "nothing is left of a group of which nothing is left");
+    drop(store);
+    let store = reopen(&root, "boot");
+    assert_eq!(store.records().aliases(&[key("alias")]), [Some(alias("two"))]);
+    assert_eq!(store.records().lookup(&[key("gone")]), [None]);
+}
+
 #[test]
 fn a_flipped_bit_anywhere_is_a_miss_and_never_wrong_data() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,5 +1,4 @@
 //! What a running build uses stays in the store, whoever prunes it meanwhile.
-#![expect(clippy::unwrap_used, reason = "all of this is part of tests")]
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -66,6 +65,37 @@ fn pruning_takes_nothing_from_a_build_that_runs() {
         Some("0"),
         "the lease ended with its build: {usage}"
     );
+    place.end_server();
+    nothing_is_left(&place.root());
+}
+
+#[test]
+fn builds_are_right_while_all_else_is_pruned_again_and_again() {
+    needs!();
+    let place = Place::new();
+    place.file("two", "two\n").dockerfile(
+        "FROM base AS a\nARG N\nRUN echo one > /one\nCOPY two /two\nRUN echo $N > /n\n\
+         FROM base\nRUN cat /etc/passwd > /p\nCOPY --from=a /one /two /n /\n\
+         RUN --mount=from=a,target=/a cat /a/one /a/two /n > /all\n",
+    );
+    let base = place.base();
+    for round in 0..3 {
+        let start = |number: u32| {
+            let dest = format!("--output=type=local,dest=out{number}");
+            let argument = format!("--build-arg=N={round}.{number}");
+            let mut command = place.command(&["build", "--progress=plain", &base, &dest, &argument, "."]);
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        };
+        let mut builds: Vec<_> = (0..4).map(start).collect();
+        while builds.iter_mut().any(|build| build.try_wait().unwrap().is_none()) {
+            place.run(&["prune", "--all"]).exits(0);
+        }
+        for (number, build) in builds.into_iter().enumerate() {
+            place.outcome(build.wait_with_output().unwrap()).exits(0);
+            let all = std::fs::read_to_string(place.work().join(format!("out{number}/all"))).unwrap();
+            assert_eq!(all, format!("one\ntwo\n{round}.{number}\n"));
+        }
+    }
     place.end_server();
     nothing_is_left(&place.root());
 }

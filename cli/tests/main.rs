@@ -27,3 +27,4 @@ mod server;
 mod sources;
 mod store;
 mod test_files;
+mod together;
