@@ -199,7 +199,7 @@ fn keys() {
 
 fn lookup() {
     let folder = tempfile::tempdir().unwrap();
-    let store = Store::open(folder.path(), &Options::new(Arc::new(|| 0))).unwrap();
+    let store = Store::open(&folder.path().join("store"), &Options::new(Arc::new(|| 0))).unwrap();
     let keys = chain_of_keys();
     for key in &keys {
         let diff_id = DiffId(Digest::of(key.0.as_bytes()));
