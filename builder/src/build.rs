@@ -113,7 +113,8 @@ const REWINDS: u32 = 64;
 /// Builds what `request` asks for and returns what the client prints.
 ///
 /// Bytes of the store that turn out to be damaged or gone are never an error of the build: they have been set aside when they were
-/// met, so the build starts again, finds them missing, and makes them.
+/// met, so the build starts again, finds them missing, and makes them. A build that finds no room starts again once, with what it
+/// made by then, after everything was collected that nobody uses.
 ///
 /// # Errors
 /// The first failure, whosever fault. Nothing of the build is left running then.
@@ -128,6 +129,7 @@ pub async fn build(
     check_entitlements(request, session, &host.entitlements)?;
     let job = Job::new(host, session, events, cancel, &request.insecure_registries);
     let planned = plan::make(request, &job, &lease).await?;
+    let mut room_was_made = false;
     for _ in 0..REWINDS {
         // A failure cancels the steps beside it; the token of the build itself stays as the client left it.
         let attempt = Job {
@@ -137,6 +139,16 @@ pub async fn build(
         match solve_and_export(request, &planned, &attempt, &lease).await {
             Err(error) if error.rewind && !cancel.is_cancelled() => {
                 tracing::warn!(build = session.build_id(), %error, "starting again");
+            }
+            // Once: what it needs is not to be had by asking again.
+            Err(error) if error.full && !cancel.is_cancelled() && !std::mem::replace(&mut room_was_made, true) => {
+                tracing::warn!(build = session.build_id(), %error, "making room");
+                if !job
+                    .step("[internal] make room in the store", |_| host.room.make())
+                    .await?
+                {
+                    return Err(error);
+                }
             }
             result => return result,
         }

@@ -34,6 +34,7 @@ use crate::layer::limits::Limits;
 use crate::layer::lower::LowerTrees;
 use crate::layer::{compress, tar};
 use crate::request::{Blame, BuildError};
+use crate::room;
 use crate::snapshot::overlay::OverlaySnapshotter;
 use crate::snapshot::{self, CreateError, Snapshotter};
 use crate::stack::{Layer, Origin, Stack};
@@ -332,8 +333,9 @@ impl Layers {
             .blobs()
             .ingest()
             .map_err(|error| store_failed(&error))?;
-        let written = tar::write(entries, None, &mut ingest)
-            .map_err(|error| BuildError::user(error.to_string()).note(cause(&error)))?;
+        let written = tar::write(entries, None, &mut ingest).map_err(|error| {
+            room::no_room(&error).unwrap_or_else(|| BuildError::user(error.to_string()).note(cause(&error)))
+        })?;
         let digest = ingest
             .commit(Some((written.diff_id.0, written.size_bytes)))
             .map_err(|error| store_failed(&error))?;
@@ -514,6 +516,9 @@ fn broken_layer(blob: &Descriptor, error: &(dyn std::error::Error + 'static)) ->
     if is_damage(error) {
         return damaged(&format!("layer {}", blob.digest));
     }
+    if let Some(no_room) = room::no_room(error) {
+        return no_room;
+    }
     BuildError::new(
         Blame::Remote,
         format!("layer {} cannot be unpacked: {error}", blob.digest),
@@ -556,6 +561,9 @@ fn cause(error: &dyn std::error::Error) -> String {
 pub fn store_failed(error: &(dyn std::error::Error + 'static)) -> BuildError {
     if is_damage(error) {
         return damaged("a blob");
+    }
+    if let Some(no_room) = room::no_room(error) {
+        return no_room;
     }
     BuildError::environment(error.to_string()).note(cause(error))
 }

@@ -9,6 +9,8 @@
 #![forbid(unsafe_code)]
 
 pub mod store_format;
+pub mod remove;
+pub mod budget;
 pub mod durable;
 mod sealed;
 pub mod store;
@@ -24,3 +26,4 @@ pub mod registry;
 pub mod download;
 pub mod answers;
 pub mod mirrors;
+pub mod cache_mounts;

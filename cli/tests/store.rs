@@ -156,6 +156,70 @@ fn a_full_disk_is_said_plainly_and_the_next_build_works() {
     assert!(!place.work().join("big.tar").exists(), "half an output");
 }
 
+const RANDOM: &str = "FROM base\nARG N\nRUN echo $N; head -c 20000000 /dev/urandom > /big\n";
+
+#[test]
+fn a_store_beyond_its_mark_is_collected_after_the_build_and_images_stay() {
+    needs!();
+    let place = Place::new();
+    place
+        .file("big", RANDOM)
+        .dockerfile("FROM base\nRUN echo small > /small\n");
+    place.build(&["-t=app", "."]).exits(0);
+    place.build(&["-f=big", "."]).exits(0);
+    let size = || {
+        let usage = place.run(&["--in-process", "du", "--format=json"]).exits(0).stdout;
+        let usage: serde_json::Value = serde_json::from_str(&usage).unwrap();
+        usage["total_bytes"].as_u64().unwrap()
+    };
+    let before = size();
+    assert!(before > 20_000_000, "{before}");
+    let mut command = place.build_command(&["-f=big", "--build-arg=N=1", "."]);
+    command.env("RBUILD_KEEP_STORAGE", "15m").env("RBUILD_RESERVED", "0");
+    place.outcome(command.output().unwrap()).exits(0);
+    let after = size();
+    assert!(after < 15 << 20, "{before} to {after}");
+    assert_eq!(
+        place.build(&["."]).exits(0).summary(),
+        "CACHED RUN echo small > /small\n"
+    );
+    nothing_is_left(&place.root());
+}
+
+#[test]
+fn a_store_at_its_limit_makes_room_once_and_fails_the_build_that_still_does_not_fit() {
+    needs!();
+    let place = Place::new();
+    place
+        .file("big", RANDOM)
+        .file("huge", "FROM base\nRUN head -c 60000000 /dev/urandom > /huge\n")
+        .dockerfile("FROM base\nRUN echo small > /small\n");
+    let base = place.base();
+    let build = |arguments: &[&str]| {
+        let mut command = place.command(&["build", "--progress=plain", &base]);
+        command.args(arguments).arg(".").env("RBUILD_MAX_STORAGE", "40m");
+        place.outcome(command.output().unwrap())
+    };
+    build(&["-f=big", "--build-arg=N=1"]).exits(0);
+    let server = place.server().unwrap();
+    build(&["-f=big", "--build-arg=N=2"])
+        .exits(0)
+        .says("make room in the store");
+    let failed = build(&["-f=huge"]).exits(3);
+    assert!(
+        failed
+            .stderr
+            .contains("the store has reached its limit of 41943040 bytes"),
+        "{}",
+        failed.stderr
+    );
+    assert!(failed.stderr.contains("rbuild prune --all"), "{}", failed.stderr);
+    build(&[]).exits(0);
+    assert_eq!(place.server(), Some(server), "the server goes on");
+    place.end_server();
+    nothing_is_left(&place.root());
+}
+
 #[test]
 fn a_second_build_waits_for_the_store_and_says_for_whom() {
     needs!();

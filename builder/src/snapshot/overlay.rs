@@ -17,13 +17,14 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use cache::budget::Budget;
+use cache::remove::{disk_bytes, remove_tree};
 use proto::digest::{ChainId, Digest};
 use rustix::fs::{CWD, Gid, Mode, OFlags, RenameFlags, Uid};
 use rustix::io::Errno;
 
-use super::remove::{disk_bytes, remove_tree};
 use super::rootfs::{Rootfs, Upper};
 use super::{Active, SnapshotError, SnapshotInfo, Snapshotter};
 
@@ -37,6 +38,7 @@ pub struct OverlaySnapshotter {
     next: AtomicU64,
     /// Committed since the last sync.
     unsynced: Mutex<BTreeSet<ChainId>>,
+    budget: Option<Arc<Budget>>,
 }
 
 impl OverlaySnapshotter {
@@ -59,7 +61,17 @@ impl OverlaySnapshotter {
             fd,
             next: AtomicU64::new(0),
             unsynced: Mutex::default(),
+            budget: None,
         })
+    }
+
+    /// The same snapshots, within `budget`.
+    #[must_use]
+    pub fn within(self, budget: Arc<Budget>) -> Self {
+        Self {
+            budget: Some(budget),
+            ..self
+        }
     }
 
     fn dir(&self, chain: &ChainId) -> PathBuf {
@@ -103,6 +115,37 @@ impl OverlaySnapshotter {
                 Err(Errno::EXIST) => {}
                 Err(error) => return Err(store(dir)(error.into())),
             }
+        }
+    }
+
+    /// Takes what `dir` holds from the budget, before it gets a name.
+    fn charge(&self, dir: &Path) -> io::Result<()> {
+        let Some(budget) = self.budget.as_ref().filter(|budget| budget.is_limited()) else {
+            return Ok(());
+        };
+        budget.charge(disk_bytes(&self.fd, dir.file_name().unwrap_or_default())?)
+    }
+
+    fn name(&self, dir: &Path, chain: &ChainId) -> Result<(), SnapshotError> {
+        let work = dir.join("work");
+        // overlayfs leaves directories without any permission in it.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let opened = rustix::fs::open(dir, flags, Mode::empty());
+        let opened = opened.map_err(|error| store(dir)(error.into()))?;
+        remove_tree(&opened, "work".as_ref()).map_err(store(&work))?;
+        self.charge(dir).map_err(store(dir))?;
+        let target = self.dir(chain);
+        let mut unsynced = self.unsynced.lock().unwrap_or_else(PoisonError::into_inner);
+        match rustix::fs::renameat_with(CWD, dir, CWD, &target, RenameFlags::NOREPLACE) {
+            Ok(()) => {
+                unsynced.insert(*chain);
+                Ok(())
+            }
+            Err(Errno::EXIST) => {
+                drop(unsynced);
+                self.discard(dir)
+            }
+            Err(error) => Err(store(&target)(error.into())),
         }
     }
 
@@ -180,25 +223,13 @@ impl Snapshotter for OverlaySnapshotter {
     }
 
     fn commit(&self, active: Active, chain: &ChainId) -> Result<(), SnapshotError> {
-        let work = active.dir.join("work");
-        // overlayfs leaves directories without any permission in it.
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let opened = rustix::fs::open(&active.dir, flags, Mode::empty());
-        let opened = opened.map_err(|error| store(&active.dir)(error.into()))?;
-        remove_tree(&opened, "work".as_ref()).map_err(store(&work))?;
-        let target = self.dir(chain);
-        let mut unsynced = self.unsynced.lock().unwrap_or_else(PoisonError::into_inner);
-        match rustix::fs::renameat_with(CWD, &active.dir, CWD, &target, RenameFlags::NOREPLACE) {
-            Ok(()) => {
-                unsynced.insert(*chain);
-                Ok(())
-            }
-            Err(Errno::EXIST) => {
-                drop(unsynced);
-                self.discard(&active.dir)
-            }
-            Err(error) => Err(store(&target)(error.into())),
+        let named = self.name(&active.dir, chain);
+        if named.is_err()
+            && let Err(error) = self.discard(&active.dir)
+        {
+            tracing::warn!(%error, "a snapshot that cannot be kept stays until the next start");
         }
+        named
     }
 
     fn abandon(&self, active: Active) -> Result<(), SnapshotError> {
