@@ -128,8 +128,11 @@ pub async fn build(
     let lease = Arc::new(host.store.lease());
     check_entitlements(request, session, &host.entitlements)?;
     let job = Job::new(host, session, events, cancel, &request.insecure_registries);
-    let planned = plan::make(request, &job, &lease).await?;
     let mut room_was_made = false;
+    let planned = match plan::make(request, &job, &lease).await {
+        Err(error) if make_room(&error, &job, &mut room_was_made).await => plan::make(request, &job, &lease).await,
+        planned => planned,
+    }?;
     for _ in 0..REWINDS {
         // A failure cancels the steps beside it; the token of the build itself stays as the client left it.
         let attempt = Job {
@@ -140,16 +143,7 @@ pub async fn build(
             Err(error) if error.rewind && !cancel.is_cancelled() => {
                 tracing::warn!(build = session.build_id(), %error, "starting again");
             }
-            // Once: what it needs is not to be had by asking again.
-            Err(error) if error.full && !cancel.is_cancelled() && !std::mem::replace(&mut room_was_made, true) => {
-                tracing::warn!(build = session.build_id(), %error, "making room");
-                if !job
-                    .step("[internal] make room in the store", |_| host.room.make())
-                    .await?
-                {
-                    return Err(error);
-                }
-            }
+            Err(error) if make_room(&error, &job, &mut room_was_made).await => {}
             result => return result,
         }
     }
@@ -158,6 +152,18 @@ pub async fn build(
         ..job
     };
     solve_and_export(request, &planned, &attempt, &lease).await
+}
+
+/// Makes room if that is what was missing, once a build. Returns whether it is worth another try.
+async fn make_room(error: &BuildError, job: &Job, was_made: &mut bool) -> bool {
+    if !error.full || job.cancel.is_cancelled() || std::mem::replace(was_made, true) {
+        return false;
+    }
+    let made = job.step("[internal] make room in the store", |_| job.host.room.make());
+    made.await.unwrap_or_else(|error| {
+        tracing::warn!(%error, "no room was made");
+        false
+    })
 }
 
 /// Whether what the client allows is the client's to allow. The user that the server runs as could do all of it without the server;

@@ -13,7 +13,7 @@ use std::time::Duration;
 use cache::blob::BlobError;
 use cache::budget::{Amount, Guess, OverLimit, Space};
 use cache::durable::WriteError;
-use cache::gc::{Freed, GcError, Policy, SnapshotSweep};
+use cache::gc::{Freed, GcError, Policy, Removal, SnapshotSweep};
 use cache::store::Store;
 use proto::digest::ChainId;
 use tokio::sync::Mutex;
@@ -146,8 +146,12 @@ impl SnapshotSweep for SnapshotsOf<'_> {
         })
     }
 
-    fn remove(&self, chain: ChainId) -> io::Result<()> {
-        self.0.snapshots().remove(&chain).map_err(io::Error::other)
+    fn take_away(&self, chain: ChainId) -> io::Result<Removal<'_>> {
+        let snapshots = self.0.snapshots();
+        let hidden = snapshots.hide(&chain).map_err(io::Error::other)?;
+        Ok(Box::new(move || {
+            snapshots.remove_hidden(hidden).map_err(io::Error::other)
+        }))
     }
 }
 
@@ -221,7 +225,7 @@ impl Room {
         Ok(())
     }
 
-    /// Makes room for a build that found none. Returns whether there is more than before.
+    /// Makes room for a build that found none. Returns whether there is more than before, so that it is worth another try.
     ///
     /// # Errors
     /// When the store cannot be looked through.
@@ -263,7 +267,7 @@ impl Room {
     /// Whether the disk of the store is full. One that cannot be asked is not: whoever writes finds out.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        Space::of(self.inner.store.root()).is_ok_and(|space| space.free_bytes < FULL_BYTES)
+        Space::of(self.inner.store.root()).is_ok_and(|space| space.left_bytes < FULL_BYTES)
     }
 }
 
@@ -330,8 +334,8 @@ mod tests {
     #[test]
     fn defaults_are_parts_of_small_disks_and_sizes_on_large_ones() {
         let small = Marks::default().on(50 * GIB);
-        assert_eq!(small.keep_bytes, 30 * GIB / 100 * 100);
-        assert_eq!(small.min_free_bytes, 5 * GIB / 100 * 100);
+        assert_eq!(small.keep_bytes, 30 * GIB);
+        assert_eq!(small.min_free_bytes, 5 * GIB);
         let large = Marks::default().on(4000 * GIB);
         assert_eq!((large.keep_bytes, large.reserved_bytes), (100 * GIB, 10 * GIB));
         assert_eq!(large.min_free_bytes, 20 * GIB);

@@ -43,8 +43,10 @@ impl Amount {
 pub struct Space {
     /// All of it.
     pub total_bytes: u64,
-    /// What can still be written.
+    /// What is free for everybody.
     pub free_bytes: u64,
+    /// What root can still write.
+    pub left_bytes: u64,
 }
 
 impl Space {
@@ -57,6 +59,7 @@ impl Space {
         Ok(Self {
             total_bytes: facts.f_blocks.saturating_mul(facts.f_frsize),
             free_bytes: facts.f_bavail.saturating_mul(facts.f_frsize),
+            left_bytes: facts.f_bfree.saturating_mul(facts.f_frsize),
         })
     }
 }

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use cache::blob::{BlobError, BlobStore};
 use cache::cache_mounts::{About, MountName};
 use cache::durable::WriteError;
-use cache::gc::{Fact, Filter, Kind, Policy, RECENT_MS, SnapshotSweep};
+use cache::gc::{Fact, Filter, Kind, Policy, RECENT_MS, Removal, SnapshotSweep};
 use cache::images::{Image, Variant};
 use cache::lease::Held;
 use cache::records::RecordStore;
@@ -103,12 +103,10 @@ impl SnapshotSweep for Snapshots {
         self.0.borrow().iter().map(|(chain, bytes)| (*chain, *bytes)).collect()
     }
 
-    fn remove(&self, chain: ChainId) -> io::Result<()> {
-        self.0
-            .borrow_mut()
-            .remove(&chain)
-            .map(drop)
-            .ok_or_else(|| io::Error::other("not there"))
+    fn take_away(&self, chain: ChainId) -> io::Result<Removal<'_>> {
+        let taken = self.0.borrow_mut().remove(&chain);
+        taken.ok_or_else(|| io::Error::other("not there"))?;
+        Ok(Box::new(|| Ok(())))
     }
 }
 

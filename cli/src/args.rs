@@ -408,6 +408,9 @@ pub(crate) struct PruneArgs {
     /// Drop what was not used for so long, as in 24h or 7d; with --keep-storage this first, then more
     #[arg(long, value_name = "DURATION")]
     pub(crate) max_age: Option<String>,
+    /// Do not ask: nothing is ever asked, other builders' scripts say so
+    #[arg(short, long)]
+    pub(crate) force: bool,
     /// Drop only what meets all of these: until=24h (not used for so long), type=TYPE, id=START, inuse=BOOL, description=WORDS; `!=` for the opposite.
     /// Types: record, blob, snapshot, tree, cache-mount, git-mirror, damaged, and BuildKit's regular, exec.cachemount, source.git.checkout
     #[arg(long = "filter", value_name = "KEY=VALUE")]

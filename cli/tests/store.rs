@@ -156,6 +156,18 @@ fn a_full_disk_is_said_plainly_and_the_next_build_works() {
     assert!(!place.work().join("big.tar").exists(), "half an output");
 }
 
+#[test]
+fn a_step_that_fills_the_disk_runs_again_when_there_is_something_to_collect() {
+    needs!(Need::Program("/usr/bin/unshare"));
+    let place = Place::new();
+    let step = |name: &str| format!("FROM base\nRUN echo {name} && dd if=/dev/urandom of=/{name} bs=1M count=15\n");
+    place.file("first", &step("first")).file("second", &step("second"));
+    let script = "\"$@\" -f first . >/dev/null; echo first $?\n\"$@\" -f second . >/dev/null; echo second $?\n";
+    let outcome = on_a_small_disk(&place, script).exits(0);
+    assert_eq!(outcome.stdout, "first 0\nsecond 0\n", "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("make room in the store"), "{}", outcome.stderr);
+}
+
 const RANDOM: &str = "FROM base\nARG N\nRUN echo $N; head -c 20000000 /dev/urandom > /big\n";
 
 #[test]

@@ -41,6 +41,11 @@ pub struct OverlaySnapshotter {
     budget: Option<Arc<Budget>>,
 }
 
+/// A snapshot that nobody finds any more; nothing if there was none. Not removed, it goes when the store is opened again.
+#[derive(Debug)]
+#[must_use]
+pub struct Hidden(Option<PathBuf>);
+
 impl OverlaySnapshotter {
     /// Opens the snapshots in `root`, an absolute path, and makes the directory if it is missing. Only we may enter it: layers
     /// hold setuid programs.
@@ -102,20 +107,40 @@ impl OverlaySnapshotter {
         }
     }
 
-    /// Out of sight at once, then removed.
-    fn discard(&self, dir: &Path) -> Result<(), SnapshotError> {
+    /// Takes a committed snapshot out of sight: quick, however large it is.
+    ///
+    /// # Errors
+    /// What the file system reports.
+    pub fn hide(&self, chain: &ChainId) -> Result<Hidden, SnapshotError> {
+        self.hide_dir(&self.dir(chain))
+    }
+
+    /// Removes what was hidden.
+    ///
+    /// # Errors
+    /// What the file system reports.
+    pub fn remove_hidden(&self, Hidden(hidden): Hidden) -> Result<(), SnapshotError> {
+        let Some(hidden) = hidden else { return Ok(()) };
+        let name = hidden.file_name().unwrap_or_default();
+        remove_tree(&self.fd, name).map_err(store(&hidden))
+    }
+
+    fn hide_dir(&self, dir: &Path) -> Result<Hidden, SnapshotError> {
         loop {
             let removed = self.unused("removed");
             match rustix::fs::renameat_with(CWD, dir, CWD, &removed, RenameFlags::NOREPLACE) {
-                Ok(()) => {
-                    let name = removed.file_name().unwrap_or_default();
-                    return remove_tree(&self.fd, name).map_err(store(&removed));
-                }
-                Err(Errno::NOENT) => return Ok(()),
+                Ok(()) => return Ok(Hidden(Some(removed))),
+                Err(Errno::NOENT) => return Ok(Hidden(None)),
                 Err(Errno::EXIST) => {}
                 Err(error) => return Err(store(dir)(error.into())),
             }
         }
+    }
+
+    /// Out of sight at once, then removed.
+    fn discard(&self, dir: &Path) -> Result<(), SnapshotError> {
+        let hidden = self.hide_dir(dir)?;
+        self.remove_hidden(hidden)
     }
 
     /// Takes what `dir` holds from the budget, before it gets a name.

@@ -67,7 +67,14 @@ fn records(survey: &Survey, policy: &Policy) -> impl Iterator<Item = Candidate> 
             description: &record.step,
         };
         let is_old = may_go(&subject, policy)?;
-        let led_to = things.iter().filter_map(|thing| survey.things.get(thing));
+        // Only what goes with it: the record of a layer that an image keeps is no more than a small file.
+        let goes_too = |thing: &&Thing| {
+            !survey.kept.contains(thing) && survey.references.get(thing).is_none_or(|count| *count <= 1)
+        };
+        let led_to = things
+            .iter()
+            .filter(goes_too)
+            .filter_map(|thing| survey.things.get(thing));
         Some(Candidate {
             what: What::Record(*key),
             is_old,

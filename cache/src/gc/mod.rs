@@ -85,12 +85,15 @@ pub trait SnapshotSweep {
     /// All committed snapshots with their allocated bytes.
     fn list(&self) -> Vec<(ChainId, u64)>;
 
-    /// Removes one.
+    /// Takes one out of sight, which is quick. What is returned removes its files, which is not.
     ///
     /// # Errors
     /// When it stays; collection goes on with the next.
-    fn remove(&self, chain: ChainId) -> io::Result<()>;
+    fn take_away(&self, chain: ChainId) -> io::Result<Removal<'_>>;
 }
+
+/// The part of a removal that may take long.
+pub type Removal<'a> = Box<dyn FnOnce() -> io::Result<()> + 'a>;
 
 /// Why a collection did not happen.
 #[derive(Debug, thiserror::Error)]

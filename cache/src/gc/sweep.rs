@@ -8,7 +8,7 @@ use proto::record::CacheKey;
 use super::candidates::{Candidate, What};
 use super::survey::{Survey, files};
 use super::thing::{Thing, things_of};
-use super::{Freed, Policy, SnapshotSweep};
+use super::{Freed, Policy, RECENT_MS, SnapshotSweep};
 use crate::blob::disk::file_name as blob_name;
 use crate::cache_mounts::MountName;
 use crate::index::Used;
@@ -84,11 +84,12 @@ impl Sweep<'_> {
 
     fn drop_snapshot(&mut self, chain: ChainId, bytes: u64) {
         let Some(snapshots) = self.snapshots else { return };
-        let removed = self
+        let taken = self
             .store
             .leases()
-            .unless_held(&[Held::Chain(chain)], || snapshots.remove(chain));
-        match removed {
+            .unless_held(&[Held::Chain(chain)], || snapshots.take_away(chain));
+        // Builds that want to hold something wait for the first part only.
+        match taken.map(|taken| taken.and_then(|rest| rest())) {
             Some(Ok(())) => {
                 self.freed.add(bytes);
                 self.store.index().forget(Used::Chain(chain));
@@ -139,7 +140,10 @@ impl Sweep<'_> {
                     "answers" => store.answers().key_in(&name),
                     _ => records.key_in(&name),
                 };
-                if target.is_some_and(|key| !self.survey.records.contains_key(&key) && !records.has(key)) {
+                // That of a step that runs now is written before its record.
+                let may_run = !policy.is_everything() && self.survey.idle_ms(&facts) < RECENT_MS;
+                let leads_nowhere = |key| !self.survey.records.contains_key(&key) && !records.has(key);
+                if !may_run && target.is_some_and(leads_nowhere) {
                     remove_file(store, &name, facts.bytes, &mut self.freed);
                 }
             }
