@@ -13,7 +13,7 @@ use std::time::Duration;
 use cache::blob::BlobError;
 use cache::budget::{Amount, Guess, OverLimit, Space};
 use cache::durable::WriteError;
-use cache::gc::{Freed, GcError, Policy, Removal, SnapshotSweep};
+use cache::gc::{FoundSnapshot, Freed, GcError, Policy, Removal, SnapshotSweep};
 use cache::store::Store;
 use proto::digest::ChainId;
 use tokio::sync::Mutex;
@@ -21,7 +21,7 @@ use tokio::sync::Mutex;
 use crate::blocking;
 use crate::layers::Layers;
 use crate::request::BuildError;
-use crate::snapshot::Snapshotter;
+use crate::snapshot::{SnapshotInfo, Snapshotter};
 
 /// Most that the store keeps unless told otherwise, on large disks.
 const KEEP_BYTES: u64 = 100 << 30;
@@ -132,18 +132,20 @@ struct Inner {
 pub struct SnapshotsOf<'a>(pub &'a Layers);
 
 impl SnapshotSweep for SnapshotsOf<'_> {
-    fn list(&self) -> Vec<(ChainId, u64)> {
-        let found = self.0.snapshots().list();
-        let found = found.map(|found| {
-            found
-                .into_iter()
-                .map(|snapshot| (snapshot.chain, snapshot.disk_bytes))
-                .collect()
-        });
-        found.unwrap_or_else(|error| {
-            tracing::warn!(%error, "cannot list snapshots: none of them is collected");
-            Vec::new()
-        })
+    fn list(&self) -> Vec<FoundSnapshot> {
+        let snapshots = self.0.snapshots();
+        let found = |info: SnapshotInfo| FoundSnapshot {
+            chain: info.chain,
+            bytes: info.disk_bytes,
+            created_ms: snapshots.committed_ms(&info.chain),
+        };
+        match snapshots.list() {
+            Ok(infos) => infos.into_iter().map(found).collect(),
+            Err(error) => {
+                tracing::warn!(%error, "cannot list snapshots: none of them is collected");
+                Vec::new()
+            }
+        }
     }
 
     fn take_away(&self, chain: ChainId) -> io::Result<Removal<'_>> {

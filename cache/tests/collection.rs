@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use cache::blob::{BlobError, BlobStore};
 use cache::cache_mounts::{About, MountName};
-use cache::durable::WriteError;
-use cache::gc::{Fact, Filter, Kind, Policy, RECENT_MS, Removal, SnapshotSweep};
+use cache::durable::{Faults, Step, WriteError};
+use cache::gc::{Fact, Filter, FoundSnapshot, Kind, Policy, RECENT_MS, Removal, SnapshotSweep};
 use cache::images::{Image, Variant};
 use cache::lease::Held;
 use cache::records::RecordStore;
@@ -99,8 +99,13 @@ const NONE: (bool, bool, bool) = (false, false, false);
 struct Snapshots(RefCell<HashMap<ChainId, u64>>);
 
 impl SnapshotSweep for Snapshots {
-    fn list(&self) -> Vec<(ChainId, u64)> {
-        self.0.borrow().iter().map(|(chain, bytes)| (*chain, *bytes)).collect()
+    fn list(&self) -> Vec<FoundSnapshot> {
+        let found = |(chain, bytes): (&ChainId, &u64)| FoundSnapshot {
+            chain: *chain,
+            bytes: *bytes,
+            created_ms: 0,
+        };
+        self.0.borrow().iter().map(found).collect()
     }
 
     fn take_away(&self, chain: ChainId) -> io::Result<Removal<'_>> {
@@ -338,6 +343,39 @@ fn cache_mounts_of_older_versions_are_known_and_go_too() {
     );
     bench.store.gc(&EVERYTHING, None).unwrap();
     assert!(!path.exists());
+}
+
+/// Lets everything happen but syncs, as on a disk that is full.
+#[derive(Debug)]
+struct NoSync;
+
+impl Faults for NoSync {
+    fn before(&self, step: Step) -> io::Result<()> {
+        match step {
+            Step::SyncFs => Err(io::ErrorKind::StorageFull.into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[test]
+fn what_a_build_holds_stays_though_it_cannot_be_made_durable() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = Options::new(Arc::new(|| FAR));
+    options.faults = Arc::new(NoSync);
+    let store = Store::open(&dir.path().join("store"), &options).unwrap();
+    build(&store, "held", 1);
+    let snapshots = Snapshots::default();
+    let (held, other) = (ChainId(layer("held").0), ChainId(layer("other").0));
+    for chain in [held, other] {
+        snapshots.0.borrow_mut().insert(chain, 4096);
+    }
+    let lease = store.lease();
+    lease.hold(Held::Record(key("held")));
+    store.gc(&EVERYTHING, Some(&snapshots)).unwrap();
+    let left: Vec<ChainId> = snapshots.0.borrow().keys().copied().collect();
+    assert_eq!(left, [held]);
+    assert_eq!(there(&store, "held"), ALL);
 }
 
 #[test]

@@ -18,6 +18,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::UNIX_EPOCH;
 
 use cache::budget::Budget;
 use cache::remove::{disk_bytes, remove_tree};
@@ -105,6 +106,15 @@ impl OverlaySnapshotter {
                 Err(error) => return Err(store(&dir)(error)),
             }
         }
+    }
+
+    /// When a snapshot was committed, in milliseconds since 1970; 0 if that cannot be found out.
+    #[must_use]
+    pub fn committed_ms(&self, chain: &ChainId) -> u64 {
+        let modified = std::fs::metadata(self.dir(chain)).and_then(|facts| facts.modified());
+        // It only orders what is collected: one that vanished meanwhile may be as old as it likes.
+        let age = modified.ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        age.map_or(0, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
     }
 
     /// Takes a committed snapshot out of sight: quick, however large it is.

@@ -14,6 +14,9 @@ const FETCH_MS: u64 = 500;
 /// What steps fetched or compiled into a cache mount takes them so much longer than fetching the same bytes would.
 const MOUNT_FACTOR: u64 = 4;
 
+/// Within a few minutes nothing is older than anything else, or what was made just now would be kept however large it is.
+const SAME_TIME_MS: u64 = 5 * 60_000;
+
 /// What can be dropped at once, and how gladly.
 pub(super) struct Candidate {
     pub(super) what: What,
@@ -33,7 +36,7 @@ pub(super) enum What {
 impl Candidate {
     /// Long unused, large and quickly had again goes first.
     fn eagerness(&self, now_ms: u64) -> f64 {
-        let idle = now_ms.saturating_sub(self.facts.last_use_ms) + 1;
+        let idle = now_ms.saturating_sub(self.facts.last_use_ms) + SAME_TIME_MS;
         (idle as f64) * (self.facts.bytes as f64 + 1.0) / (self.cost_ms as f64 + 1.0)
     }
 }

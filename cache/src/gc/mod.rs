@@ -80,10 +80,21 @@ impl Freed {
     }
 }
 
+/// A committed snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FoundSnapshot {
+    /// Its name.
+    pub chain: ChainId,
+    /// Allocated bytes.
+    pub bytes: u64,
+    /// In milliseconds since 1970; 0 if it is not known.
+    pub created_ms: u64,
+}
+
 /// The snapshots, as far as collection has to know them.
 pub trait SnapshotSweep {
-    /// All committed snapshots with their allocated bytes.
-    fn list(&self) -> Vec<(ChainId, u64)>;
+    /// All committed snapshots.
+    fn list(&self) -> Vec<FoundSnapshot>;
 
     /// Takes one out of sight, which is quick. What is returned removes its files, which is not.
     ///

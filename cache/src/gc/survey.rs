@@ -55,23 +55,20 @@ impl Survey {
             last_keys: HashSet::new(),
             mounts: HashMap::new(),
         };
-        for (chain, bytes) in snapshots.map(SnapshotSweep::list).unwrap_or_default() {
-            survey.find_snapshot(store, chain, bytes);
+        for snapshot in snapshots.map(SnapshotSweep::list).unwrap_or_default() {
+            let last_use_ms = store.index().last_use_ms(Used::Chain(snapshot.chain)).unwrap_or(0);
+            let facts = Facts {
+                bytes: snapshot.bytes,
+                last_use_ms: last_use_ms.max(snapshot.created_ms),
+                created_ms: snapshot.created_ms,
+            };
+            survey.things.insert(Thing::Snapshot(snapshot.chain), facts);
         }
         survey.find_directories(store)?;
         survey.find_records(store)?;
         survey.mark_images(store)?;
         survey.mark_leases(store);
         Ok(survey)
-    }
-
-    fn find_snapshot(&mut self, store: &Store, chain: ChainId, bytes: u64) {
-        let facts = Facts {
-            bytes,
-            last_use_ms: store.index().last_use_ms(Used::Chain(chain)).unwrap_or(0),
-            created_ms: 0,
-        };
-        self.things.insert(Thing::Snapshot(chain), facts);
     }
 
     fn find_directories(&mut self, store: &Store) -> io::Result<()> {
@@ -141,10 +138,9 @@ impl Survey {
                 Held::CacheMount(name) => vec![Thing::CacheMount(name)],
                 Held::Record(key) => {
                     self.kept_records.insert(key);
-                    self.records
-                        .get(&key)
-                        .map(|(record, _)| things_of(record))
-                        .unwrap_or_default()
+                    // Also one that is not durable yet, and so not among those found: on a full disk it stays so.
+                    let record = store.disk_records().peek(key);
+                    record.as_ref().map(things_of).unwrap_or_default()
                 }
             };
             self.in_use.extend(&things);
