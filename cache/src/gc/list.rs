@@ -46,7 +46,9 @@ pub(super) fn list(store: &Store, snapshots: Option<&dyn SnapshotSweep>, filters
             .get(thing)
             .map(|about| format!("{} in {}", about.id, about.step));
         let description = made_by.map(|(step, _)| (*step).to_owned());
-        let description = description.or_else(|| of_images.get(thing).cloned()).or(mount);
+        let explains = matches!(thing, Thing::Preimage(_)).then(|| "explains the next run of a step".to_owned());
+        let of_image = || of_images.get(thing).cloned();
+        let description = description.or_else(of_image).or(mount).or(explains);
         items.push(Item {
             kind: thing.kind(),
             id: thing.id(),
