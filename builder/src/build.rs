@@ -125,7 +125,8 @@ const REWINDS: u32 = 64;
 /// Builds what `request` asks for and returns what the client prints.
 ///
 /// Bytes of the store that turn out to be damaged or gone are never an error of the build: they have been set aside when they were
-/// met, so the build starts again, finds them missing, and makes them.
+/// met, so the build starts again, finds them missing, and makes them. A build that finds no room starts again once, with what it
+/// made by then, after everything was collected that nobody uses.
 ///
 /// # Errors
 /// The first failure, whosever fault. Nothing of the build is left running then.
@@ -161,6 +162,7 @@ async fn until_whole(
     job: &Job,
 ) -> Result<v1::Success, BuildError> {
     let mut rewinds = 0;
+    let mut room_was_made = false;
     loop {
         // A failure cancels the steps beside it; the token of the build itself stays as the client left it.
         let attempt = Job {
@@ -173,6 +175,7 @@ async fn until_whole(
                 rewinds += 1;
                 running.take_if(|running| !still_holds(&running.planned, job));
             }
+            Err(error) if make_room(&error, job, &mut room_was_made).await => {}
             result => return result,
         }
     }
@@ -231,6 +234,18 @@ fn remember(
     if let Err(error) = kept.and_then(|()| store.builds().put(&build)) {
         tracing::warn!(build = request.build_id, %error, "what this build did is not remembered");
     }
+}
+
+/// Makes room if that is what was missing, once a build. Returns whether it is worth another try.
+async fn make_room(error: &BuildError, job: &Job, was_made: &mut bool) -> bool {
+    if !error.full || job.cancel.is_cancelled() || std::mem::replace(was_made, true) {
+        return false;
+    }
+    let made = job.step("[internal] make room in the store", |_| job.host.room.make());
+    made.await.unwrap_or_else(|error| {
+        tracing::warn!(%error, "no room was made");
+        false
+    })
 }
 
 /// Whether what the client allows is the client's to allow. The user that the server runs as could do all of it without the server;

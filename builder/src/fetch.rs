@@ -16,6 +16,7 @@ use crate::event::StepNumber;
 use crate::layers::{lost, store_failed};
 use crate::phase::Phase;
 use crate::request::{Blame, BuildError};
+use crate::room;
 use crate::session::Session;
 use crate::sources;
 use crate::stack::{Origin, Stack};
@@ -186,7 +187,7 @@ pub fn registry_failed(error: cache::registry::Error) -> BuildError {
         )),
         Error::NoPlatform { .. } => failure.help("choose another platform with `--platform`"),
         Error::Sink(source) | Error::Source(source) => {
-            BuildError::environment(error.to_string()).note(source.to_string())
+            room::no_room(source).unwrap_or_else(|| BuildError::environment(error.to_string()).note(source.to_string()))
         }
         Error::Credentials { source, .. } => BuildError::user(error.to_string()).note(source.to_string()),
         Error::Setup { .. } => BuildError::environment(error.to_string()),

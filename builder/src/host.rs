@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 
 use crate::executor::Executor;
 use crate::layers::Layers;
+use crate::room::Room;
 use crate::solve::flight::Flights;
 use crate::sources::Sources;
 
@@ -22,6 +23,8 @@ pub struct Host {
     pub store: Arc<Store>,
     /// Layers in every form: snapshots, trees, blobs.
     pub layers: Layers,
+    /// Room in the store.
+    pub room: Room,
     /// Runs processes.
     pub executor: Arc<dyn Executor>,
     /// Speaks to registries.

@@ -14,6 +14,7 @@ pub mod images;
 pub mod solve;
 pub mod op;
 pub mod layers;
+pub mod room;
 pub mod fetch;
 pub mod sources;
 pub mod export;

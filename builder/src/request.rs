@@ -168,6 +168,8 @@ pub struct BuildError {
     pub step: Option<Box<FailedStep>>,
     /// Bytes of the store were damaged or gone, and have been set aside: the same build can succeed when it is tried again.
     pub rewind: bool,
+    /// There was no room: the same build can succeed when some is made.
+    pub full: bool,
 }
 
 /// A place in the Dockerfile.
@@ -204,6 +206,7 @@ impl BuildError {
             place: None,
             step: None,
             rewind: false,
+            full: false,
         }
     }
 

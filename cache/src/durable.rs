@@ -8,9 +8,13 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use crate::budget::{BLOCK_BYTES, Budget, OverLimit};
+use crate::remove::remove_tree;
 
 /// Directory of files that are being written.
 pub const TMP: &str = "tmp";
@@ -82,6 +86,14 @@ pub enum WriteError {
         /// Where.
         path: PathBuf,
     },
+    /// The store may not be larger.
+    #[error("no room for `{path}`: {limit}")]
+    OverLimit {
+        /// Where.
+        path: PathBuf,
+        /// What was reached.
+        limit: OverLimit,
+    },
     /// Anything else.
     #[error("cannot write `{path}`")]
     Io {
@@ -93,10 +105,20 @@ pub enum WriteError {
 }
 
 impl WriteError {
+    /// Whether there is no room: collecting may help.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::NoSpace { .. } | Self::OverLimit { .. })
+    }
+
     /// Sorts an error of the system: full disks apart from the rest.
     #[must_use]
     pub fn new(path: &Path, needed_bytes: u64, source: io::Error) -> Self {
         let path = path.to_owned();
+        let inner = source.get_ref().and_then(|inner| inner.downcast_ref::<OverLimit>());
+        if let Some(limit) = inner.copied() {
+            return Self::OverLimit { path, limit };
+        }
         match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace { needed_bytes, path },
             _ => Self::Io { path, source },
@@ -113,6 +135,7 @@ pub struct Disk {
     temp: AtomicU64,
     pending: RwLock<Pending>,
     committing: Mutex<()>,
+    budget: Arc<Budget>,
 }
 
 /// Where files are that have not reached their place yet.
@@ -128,8 +151,11 @@ pub struct Temp {
     file: File,
     path: PathBuf,
     written: u64,
+    /// What the budget counts for it.
+    charged: u64,
     published: bool,
     faults: Arc<dyn Faults>,
+    budget: Arc<Budget>,
 }
 
 impl Disk {
@@ -148,6 +174,7 @@ impl Disk {
             temp: AtomicU64::new(0),
             pending: RwLock::default(),
             committing: Mutex::default(),
+            budget: Arc::default(),
         };
         disk.settle(boot_id.is_some())
             .map_err(|source| WriteError::new(root, 0, source))?;
@@ -158,6 +185,12 @@ impl Disk {
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// How much it may hold.
+    #[must_use]
+    pub fn budget(&self) -> &Arc<Budget> {
+        &self.budget
     }
 
     fn settle(&self, known_boot: bool) -> io::Result<()> {
@@ -197,13 +230,10 @@ impl Disk {
     fn empty_tmp(&self) -> io::Result<()> {
         let tmp = self.root.join(TMP);
         fs::create_dir_all(&tmp)?;
+        let opened: OwnedFd = File::open(&tmp)?.into();
         for entry in fs::read_dir(&tmp)? {
-            let entry = entry?;
-            if entry.file_type()?.is_dir() {
-                fs::remove_dir_all(entry.path())?;
-            } else {
-                fs::remove_file(entry.path())?;
-            }
+            // Among them is what steps wrote, so anything.
+            remove_tree(&opened, &entry?.file_name())?;
         }
         Ok(())
     }
@@ -228,20 +258,31 @@ impl Disk {
     /// # Errors
     /// When it cannot be made.
     pub fn begin(&self) -> Result<Temp, WriteError> {
-        let number = self.temp.fetch_add(1, Ordering::Relaxed);
-        let path = self.root.join(TMP).join(format!("file-{number}"));
+        let path = self.root.join(TMP).join(self.unused("file"));
+        let charged = self.budget.charge(BLOCK_BYTES);
+        charged.map_err(|source| WriteError::new(&path, BLOCK_BYTES, source))?;
         let file = self
             .faults
             .before(Step::CreateTemp)
             .and_then(|()| File::create_new(&path));
-        let file = file.map_err(|source| WriteError::new(&path, 0, source))?;
+        let file = file.map_err(|source| {
+            self.budget.refund(BLOCK_BYTES);
+            WriteError::new(&path, 0, source)
+        })?;
         Ok(Temp {
             file,
             path,
             written: 0,
+            charged: BLOCK_BYTES,
             published: false,
             faults: Arc::clone(&self.faults),
+            budget: Arc::clone(&self.budget),
         })
+    }
+
+    /// A name in [`TMP`] that nobody uses.
+    pub(crate) fn unused(&self, kind: &str) -> String {
+        format!("{kind}-{}", self.temp.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Gives `temp` its `name`, replacing what had it.
@@ -527,6 +568,11 @@ impl Disk {
 impl Write for Temp {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.faults.before(Step::Write)?;
+        let needed = self.written + bytes.len() as u64;
+        if needed > self.charged {
+            self.budget.charge(needed - self.charged)?;
+            self.charged = needed;
+        }
         let count = self.file.write(bytes)?;
         self.written += count as u64;
         Ok(count)
@@ -547,6 +593,9 @@ impl Temp {
 
 impl Drop for Temp {
     fn drop(&mut self) {
+        if !self.published {
+            self.budget.refund(self.charged);
+        }
         // A killed process removes nothing; opening the store does. So a failure here is no loss either.
         if !self.published
             && self.faults.before(Step::Remove).is_ok()

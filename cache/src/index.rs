@@ -14,6 +14,7 @@ use std::thread;
 use proto::digest::{ChainId, Digest};
 use proto::record::CacheKey;
 
+use crate::cache_mounts::MountName;
 use crate::durable::lock;
 
 /// Tells the time in milliseconds since 1970.
@@ -28,6 +29,8 @@ pub enum Used {
     Blob(Digest),
     /// A snapshot.
     Chain(ChainId),
+    /// A cache mount.
+    CacheMount(MountName),
 }
 
 impl Used {
@@ -37,6 +40,7 @@ impl Used {
             Self::Record(key) => (b'r', *key.0.as_bytes()),
             Self::Blob(digest) => (b'b', *digest.as_bytes()),
             Self::Chain(chain) => (b'c', *chain.0.as_bytes()),
+            Self::CacheMount(name) => (b'm', *name.digest().as_bytes()),
         };
         let mut bytes = [kind; 33];
         bytes[1..].copy_from_slice(&name);

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use proto::digest::{ChainId, DiffId, Digest};
 use proto::record::CacheKey;
 
+use crate::cache_mounts::MountName;
 use crate::durable::lock;
 use crate::index::{Index, Used};
 
@@ -23,6 +24,8 @@ pub enum Held {
     Chain(ChainId),
     /// The tree and the further forms of a layer.
     Layer(DiffId),
+    /// A cache mount.
+    CacheMount(MountName),
 }
 
 /// All leases of this process.
@@ -81,6 +84,7 @@ impl Lease {
             Held::Record(key) => self.leases.index.touch(Used::Record(key)),
             Held::Chain(chain) => self.leases.index.touch(Used::Chain(chain)),
             Held::Layer(diff_id) => self.leases.index.touch(Used::Blob(diff_id.0)),
+            Held::CacheMount(name) => self.leases.index.touch(Used::CacheMount(name)),
         }
     }
 }

@@ -9,6 +9,8 @@
 #![forbid(unsafe_code)]
 
 pub mod store_format;
+pub mod remove;
+pub mod budget;
 pub mod durable;
 mod sealed;
 pub mod store;
@@ -26,3 +28,4 @@ pub mod answers;
 pub mod mirrors;
 pub mod history;
 pub mod builds;
+pub mod cache_mounts;

@@ -44,6 +44,7 @@ pub(crate) struct Found {
     pub(crate) name: String,
     pub(crate) bytes: u64,
     pub(crate) last_use_ms: u64,
+    pub(crate) in_use: bool,
 }
 
 impl Mirror {
@@ -96,8 +97,10 @@ impl Mirrors {
             let used = there(fs::metadata(entry.path().join(USED)))?;
             let age = used.and_then(|used| used.modified().ok()?.duration_since(UNIX_EPOCH).ok());
             let (_, bytes) = usage::walk(&entry.path(), &mut HashSet::new())?;
+            let name = entry.file_name().to_string_lossy().into_owned();
             found.push(Found {
-                name: entry.file_name().to_string_lossy().into_owned(),
+                in_use: self.locks_of(&name).users.try_write().is_err(),
+                name,
                 bytes,
                 // A mirror without its mark was never used.
                 last_use_ms: age.map_or(0, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),

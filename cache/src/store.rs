@@ -12,9 +12,11 @@ use std::time::Duration;
 
 use crate::answers::Answers;
 use crate::blob::DiskBlobs;
+use crate::budget::{Budget, Guess, Measured, Space};
 use crate::builds::Builds;
+use crate::cache_mounts::CacheMounts;
 use crate::durable::{Disk, Faults, NoFaults, Sync, WriteError};
-use crate::gc::{self, Freed, GcError, Policy, SnapshotSweep};
+use crate::gc::{self, Filter, Freed, GcError, Item, Policy, SnapshotSweep};
 use crate::history::Histories;
 use crate::images::Images;
 use crate::index::{Clock, Index};
@@ -22,7 +24,7 @@ use crate::lease::{Lease, Leases};
 use crate::mirrors::Mirrors;
 use crate::records::DiskRecords;
 use crate::trees::Trees;
-use crate::usage::Row;
+use crate::usage::{self, Row};
 
 /// Version of the tree on disk. A store of another major version is refused; see [`crate::store_format`].
 pub const FORMAT: (u32, u32) = (1, 0);
@@ -31,7 +33,7 @@ const POLL: Duration = Duration::from_millis(100);
 /// Most bytes read of the small text files in the root.
 const MAX_TEXT: u64 = 4096;
 /// What a store may hold; a directory with anything else in it, and no version, is somebody's home.
-const NAMES: [&str; 26] = [
+const NAMES: [&str; 27] = [
     "VERSION",
     "lock",
     "blobs",
@@ -57,6 +59,7 @@ const NAMES: [&str; 26] = [
     "rbuild.sock",
     "known_hosts",
     "lost+found",
+    "usage",
     "run",
 ];
 
@@ -186,6 +189,7 @@ pub struct Store {
     mirrors: Mirrors,
     histories: Histories,
     builds: Builds,
+    cache_mounts: CacheMounts,
     index: Arc<Index>,
     leases: Arc<Leases>,
     // Last: everything else must have ended when the lock goes.
@@ -223,7 +227,7 @@ impl Store {
             disk.write("VERSION", text.as_bytes(), Sync::Now)?;
         }
         let store = Self::assemble(disk, lock, options);
-        for dir in [store.snapshots_dir(), store.cachemounts_dir()] {
+        for dir in [store.snapshots_dir(), store.root().join("cachemounts")] {
             fs::create_dir_all(&dir).map_err(OpenError::io(&dir))?;
         }
         Ok(store)
@@ -240,6 +244,7 @@ impl Store {
             histories: Histories::new(Arc::clone(&disk)),
             builds: Builds::new(Arc::clone(&disk)),
             mirrors: Mirrors::new(disk.root().join("mirrors")),
+            cache_mounts: CacheMounts::new(Arc::clone(&disk), Arc::clone(&index)),
             leases: Arc::new(Leases::new(Arc::clone(&index))),
             index,
             disk,
@@ -305,6 +310,12 @@ impl Store {
         &self.builds
     }
 
+    /// Directories that steps keep.
+    #[must_use]
+    pub fn cache_mounts(&self) -> &CacheMounts {
+        &self.cache_mounts
+    }
+
     /// Times of last use.
     #[must_use]
     pub fn index(&self) -> &Index {
@@ -331,12 +342,6 @@ impl Store {
         self.root().join("snapshots")
     }
 
-    /// Where the contents of cache mounts are.
-    #[must_use]
-    pub fn cachemounts_dir(&self) -> PathBuf {
-        self.root().join("cachemounts")
-    }
-
     /// On the same file system; emptied when the store is opened.
     #[must_use]
     pub fn tmp_dir(&self) -> PathBuf {
@@ -355,8 +360,65 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot be looked through. A thing that cannot be removed is a line of the log.
-    pub fn gc(&self, policy: Policy, snapshots: Option<&dyn SnapshotSweep>) -> Result<Freed, GcError> {
-        gc::collect(self, policy, snapshots)
+    pub fn gc(&self, policy: &Policy, snapshots: Option<&dyn SnapshotSweep>) -> Result<Freed, GcError> {
+        let freed = gc::collect(self, policy, snapshots)?;
+        let used_bytes = freed.before_bytes.saturating_sub(freed.bytes);
+        self.measured(used_bytes, 0).map_err(GcError::List)?;
+        Ok(freed)
+    }
+
+    /// How much it may hold.
+    #[must_use]
+    pub fn budget(&self) -> &Arc<Budget> {
+        self.disk.budget()
+    }
+
+    /// What it holds, as far as that is known without walking through it: nothing if it was not measured for a day.
+    ///
+    /// # Errors
+    /// What the system reports.
+    pub fn guess_usage(&self) -> io::Result<Option<Guess>> {
+        Measured::guess(&self.disk, self.index.now_ms())
+    }
+
+    /// What it holds, by walking through it. The next guess starts from there.
+    ///
+    /// # Errors
+    /// When the store cannot be looked through.
+    pub fn measure_usage(&self) -> io::Result<Guess> {
+        let stuck_bytes = self.guess_usage()?.map_or(0, |guess| guess.stuck_bytes);
+        let used_bytes = usage::measure(self.root())?.iter().map(|row| row.size_bytes).sum();
+        self.measured(used_bytes, stuck_bytes)?;
+        Ok(Guess {
+            used_bytes,
+            stuck_bytes,
+        })
+    }
+
+    /// Notes that it holds `used_bytes`, and that no collection makes `stuck_bytes` of it smaller for now; 0 for unknown.
+    ///
+    /// # Errors
+    /// What the system reports. A full disk is none: the next guess is worse for it, and that is all.
+    pub fn measured(&self, used_bytes: u64, stuck_bytes: u64) -> io::Result<()> {
+        self.budget().correct(used_bytes);
+        let measured = Measured {
+            used_bytes,
+            free_bytes: Space::of(self.root())?.free_bytes,
+            at_ms: self.index.now_ms(),
+            stuck_bytes,
+        };
+        match measured.keep(&self.disk) {
+            Err(error) if error.kind() != io::ErrorKind::StorageFull => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// What the store holds, one by one: what meets all of `filters`, the largest first.
+    ///
+    /// # Errors
+    /// When the store cannot be looked through.
+    pub fn items(&self, snapshots: Option<&dyn SnapshotSweep>, filters: &[Filter]) -> io::Result<Vec<Item>> {
+        gc::items(self, snapshots, filters)
     }
 
     /// What takes how much of the disk.

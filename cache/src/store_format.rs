@@ -23,8 +23,11 @@
 //! | `quarantine/` | files with wrong bytes; `/` in names is `+` | collection |
 //! | `tmp/` | files being written | opening |
 //! | `index/` | sled: times of last use | damage |
-//! | `snapshots/`, `cachemounts/` | the builder's | collection |
+//! | `snapshots/` | the builder's | collection |
+//! | `cachemounts/<BLAKE3>[-<n>]/` | what steps keep from build to build; `n` is a further copy for another step at the same time | collection |
+//! | `cachemounts/<BLAKE3>[-<n>].about` | `StoredCacheMount`, sealed: what the directory is; missing for those of older versions | collection |
 //! | `mirrors/<key>/` | a bare git repository: what was fetched of one remote; its file `rbuild-used` has the time of last use | collection |
+//! | `usage` | text: bytes in use, bytes free then, when that was, bytes that no collection gives back; a hint | anything |
 //! | `server.log` | the server's words | |
 //!
 //! **Sealed** means: the protobuf encoding (`proto/rbuild/v1/store.proto`, `tree.proto`), then 32 bytes of BLAKE3 over
@@ -66,6 +69,8 @@
 //!   file is a rename inside one file system: afterwards it is in one of the two places;
 //! - the removal of a file by collection may be undone: records are removed before what they lead to, so at worst something
 //!   is there that nobody needs; or only the removal of the record is undone, then its blob is a miss, and the step runs again;
+//! - a cache mount was filled in `tmp/` and synced before it was renamed; what steps wrote to it afterwards may be torn, as on
+//!   any machine that loses power while a package manager works;
 //! - a blob that fails its digest all the same (a disk that lies, a flipped bit) is noticed by the read that would return its
 //!   last bytes, set aside, and made again. A blob that is written again replaces what was there.
 //!

@@ -11,8 +11,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use cache::blob::{BlobError, BlobStore};
-use cache::durable::WriteError;
-use cache::gc::{Policy, RECENT_MS, SnapshotSweep};
+use cache::cache_mounts::{About, MountName};
+use cache::durable::{Faults, Step, WriteError};
+use cache::gc::{Fact, Filter, FoundSnapshot, Kind, Policy, RECENT_MS, Removal, SnapshotSweep};
 use cache::images::{Image, Variant};
 use cache::lease::Held;
 use cache::records::RecordStore;
@@ -26,7 +27,10 @@ use proto::tree::Tree;
 const FAR: u64 = 10_000_000_000_000;
 const EVERYTHING: Policy = Policy {
     keep_bytes: 0,
+    reserved_bytes: 0,
+    max_age_ms: None,
     all: true,
+    filters: Vec::new(),
 };
 
 struct Bench {
@@ -102,16 +106,19 @@ const NONE: (bool, bool, bool) = (false, false, false);
 struct Snapshots(RefCell<HashMap<ChainId, u64>>);
 
 impl SnapshotSweep for Snapshots {
-    fn list(&self) -> Vec<(ChainId, u64)> {
-        self.0.borrow().iter().map(|(chain, bytes)| (*chain, *bytes)).collect()
+    fn list(&self) -> Vec<FoundSnapshot> {
+        let found = |(chain, bytes): (&ChainId, &u64)| FoundSnapshot {
+            chain: *chain,
+            bytes: *bytes,
+            created_ms: 0,
+        };
+        self.0.borrow().iter().map(found).collect()
     }
 
-    fn remove(&self, chain: ChainId) -> io::Result<()> {
-        self.0
-            .borrow_mut()
-            .remove(&chain)
-            .map(drop)
-            .ok_or_else(|| io::Error::other("not there"))
+    fn take_away(&self, chain: ChainId) -> io::Result<Removal<'_>> {
+        let taken = self.0.borrow_mut().remove(&chain);
+        taken.ok_or_else(|| io::Error::other("not there"))?;
+        Ok(Box::new(|| Ok(())))
     }
 }
 
@@ -119,9 +126,9 @@ impl SnapshotSweep for Snapshots {
 fn what_was_used_recently_stays_until_everything_is_asked_for() {
     let bench = bench();
     build(&bench.store, "a", 1);
-    assert_eq!(bench.store.gc(Policy::default(), None).unwrap().removed, 0);
+    assert_eq!(bench.store.gc(&Policy::default(), None).unwrap().removed, 0);
     assert_eq!(there(&bench.store, "a"), ALL);
-    assert!(bench.store.gc(EVERYTHING, None).unwrap().bytes > 0);
+    assert!(bench.store.gc(&EVERYTHING, None).unwrap().bytes > 0);
     assert_eq!(there(&bench.store, "a"), NONE);
     assert_eq!(bench.store.records().aliases(&[key("alias of a")]), [None]);
     assert_eq!(bench.store.records().absence(key("a")), Some(MissReason::Evicted));
@@ -134,7 +141,7 @@ fn what_was_not_used_for_long_goes() {
     build(&bench.store, "b", 1);
     bench.now.fetch_add(RECENT_MS, Ordering::Relaxed);
     bench.store.records().lookup(&[key("b")]);
-    bench.store.gc(Policy::default(), None).unwrap();
+    bench.store.gc(&Policy::default(), None).unwrap();
     assert_eq!(there(&bench.store, "a"), NONE);
     assert_eq!(there(&bench.store, "b"), ALL);
 }
@@ -151,12 +158,12 @@ fn nothing_that_a_lease_holds_is_collected() {
     let second = bench.store.lease();
     second.hold(Held::Record(key("a")));
     drop(second);
-    bench.store.gc(EVERYTHING, None).unwrap();
+    bench.store.gc(&EVERYTHING, None).unwrap();
     assert_eq!(there(&bench.store, "a"), ALL);
     assert_eq!(there(&bench.store, "b"), (false, true, false));
     assert_eq!(there(&bench.store, "c"), NONE);
     drop(lease);
-    bench.store.gc(EVERYTHING, None).unwrap();
+    bench.store.gc(&EVERYTHING, None).unwrap();
     assert_eq!(there(&bench.store, "a"), NONE);
     assert_eq!(there(&bench.store, "b"), NONE);
 }
@@ -177,13 +184,13 @@ fn a_snapshot_and_a_tree_of_a_base_stay_while_they_are_held_and_for_a_while_afte
             bench.store.trees().contains(layer("base")),
         )
     };
-    bench.store.gc(EVERYTHING, Some(&snapshots)).unwrap();
+    bench.store.gc(&EVERYTHING, Some(&snapshots)).unwrap();
     assert_eq!(there(), (true, true));
     drop(lease);
-    bench.store.gc(Policy::default(), Some(&snapshots)).unwrap();
+    bench.store.gc(&Policy::default(), Some(&snapshots)).unwrap();
     assert_eq!(there(), (true, true), "used just now");
     bench.now.fetch_add(RECENT_MS, Ordering::Relaxed);
-    bench.store.gc(Policy::default(), Some(&snapshots)).unwrap();
+    bench.store.gc(&Policy::default(), Some(&snapshots)).unwrap();
     assert_eq!(there(), (false, false));
 }
 
@@ -225,7 +232,7 @@ fn an_image_keeps_its_config_layers_and_snapshots() {
     for chain in [base, top, ChainId(layer("other").0)] {
         snapshots.0.borrow_mut().insert(chain, 4096);
     }
-    bench.store.gc(EVERYTHING, Some(&snapshots)).unwrap();
+    bench.store.gc(&EVERYTHING, Some(&snapshots)).unwrap();
     assert_eq!(there(&bench.store, "base"), (false, true, true));
     assert_eq!(there(&bench.store, "top"), (false, true, true));
     assert_eq!(there(&bench.store, "arm"), (false, true, true));
@@ -246,7 +253,7 @@ fn an_image_keeps_its_config_layers_and_snapshots() {
         .collect();
     assert_eq!(names, ["app:2"]);
     assert!(bench.store.images().remove(&"app:2".parse().unwrap()).unwrap());
-    bench.store.gc(EVERYTHING, Some(&snapshots)).unwrap();
+    bench.store.gc(&EVERYTHING, Some(&snapshots)).unwrap();
     assert!(!bench.store.blobs().contains(config).unwrap());
     assert!(snapshots.0.borrow().is_empty());
 }
@@ -261,9 +268,9 @@ fn what_is_cheap_to_build_again_goes_first_and_no_more_than_needed() {
     let total: u64 = bench.store.usage(None).unwrap().iter().map(|row| row.size_bytes).sum();
     let policy = Policy {
         keep_bytes: total - 1,
-        all: true,
+        ..EVERYTHING
     };
-    bench.store.gc(policy, None).unwrap();
+    bench.store.gc(&policy, None).unwrap();
     assert_eq!(there(&bench.store, "cheap"), NONE);
     assert_eq!(there(&bench.store, "dear"), ALL);
 }
@@ -277,7 +284,7 @@ fn a_layer_of_two_records_stays_for_the_second() {
     bench.store.records().insert(&second).unwrap();
     let lease = bench.store.lease();
     lease.hold(Held::Record(second.key));
-    bench.store.gc(EVERYTHING, None).unwrap();
+    bench.store.gc(&EVERYTHING, None).unwrap();
     assert_eq!(there(&bench.store, "a"), (false, true, true));
     assert_eq!(bench.store.records().lookup(&[second.key]), [Some(second)]);
 }
@@ -310,6 +317,230 @@ fn disk_use_agrees_with_du() {
     let blobs = rows.iter().find(|row| row.kind == "layer blobs").unwrap();
     assert_eq!(blobs.count, 201);
     assert!(blobs.reclaimable_bytes >= 3 << 20 && blobs.reclaimable_bytes <= blobs.size_bytes);
+}
+
+fn mount(store: &Store, id: &str) -> MountName {
+    let name = MountName::new(ContentDigest::of(id.as_bytes()));
+    let filled = store.tmp_dir().join(id);
+    fs::create_dir(&filled).unwrap();
+    fs::write(filled.join("kept"), vec![1; 100_000]).unwrap();
+    let about = About {
+        id: id.to_owned(),
+        platform: "linux/amd64".to_owned(),
+        created_ms: FAR,
+        step: "RUN make".to_owned(),
+    };
+    store.cache_mounts().publish(name, &filled, &about).unwrap();
+    store.cache_mounts().touch(name);
+    name
+}
+
+#[test]
+fn a_cache_mount_goes_when_it_was_not_used_for_long_and_no_step_has_it() {
+    let bench = bench();
+    let (old, held, used) = (
+        mount(&bench.store, "old"),
+        mount(&bench.store, "held"),
+        mount(&bench.store, "used"),
+    );
+    let lease = bench.store.lease();
+    lease.hold(Held::CacheMount(held));
+    bench.now.fetch_add(RECENT_MS, Ordering::Relaxed);
+    bench.store.cache_mounts().touch(used);
+    let rows = bench.store.usage(None).unwrap();
+    let row = rows.iter().find(|row| row.kind == "cache mounts").unwrap();
+    assert_eq!(row.count, 3);
+    assert!((200_000..300_000).contains(&row.reclaimable_bytes), "{row:?}");
+    assert!(bench.store.gc(&Policy::default(), None).unwrap().bytes > 100_000);
+    let there = |name| bench.store.cache_mounts().path(name).exists();
+    assert_eq!((there(old), there(held), there(used)), (false, true, true));
+    assert_eq!(bench.store.cache_mounts().about(old), None);
+    drop(lease);
+    bench.store.gc(&EVERYTHING, None).unwrap();
+    assert_eq!((there(held), there(used)), (false, false));
+    assert_eq!(fs::read_dir(bench.store.tmp_dir()).unwrap().count(), 0);
+}
+
+#[test]
+fn cache_mounts_of_older_versions_are_known_and_go_too() {
+    let bench = bench();
+    let name = MountName::new(ContentDigest::of(b"id")).copy(2);
+    let path = bench.store.cache_mounts().path(name);
+    fs::create_dir(&path).unwrap();
+    fs::write(path.join("data"), b"x").unwrap();
+    let items = bench.store.items(None, &[]).unwrap();
+    assert_eq!(items.len(), 1);
+    assert_eq!(
+        (items[0].kind, items[0].id.clone()),
+        (Kind::CacheMount, name.to_string())
+    );
+    bench.store.gc(&EVERYTHING, None).unwrap();
+    assert!(!path.exists());
+}
+
+/// Lets everything happen but syncs, as on a disk that is full.
+#[derive(Debug)]
+struct NoSync;
+
+impl Faults for NoSync {
+    fn before(&self, step: Step) -> io::Result<()> {
+        match step {
+            Step::SyncFs => Err(io::ErrorKind::StorageFull.into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[test]
+fn what_a_build_holds_stays_though_it_cannot_be_made_durable() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = Options::new(Arc::new(|| FAR));
+    options.faults = Arc::new(NoSync);
+    let store = Store::open(&dir.path().join("store"), &options).unwrap();
+    build(&store, "held", 1);
+    let snapshots = Snapshots::default();
+    let (held, other) = (ChainId(layer("held").0), ChainId(layer("other").0));
+    for chain in [held, other] {
+        snapshots.0.borrow_mut().insert(chain, 4096);
+    }
+    let lease = store.lease();
+    lease.hold(Held::Record(key("held")));
+    store.gc(&EVERYTHING, Some(&snapshots)).unwrap();
+    let left: Vec<ChainId> = snapshots.0.borrow().keys().copied().collect();
+    assert_eq!(left, [held]);
+    assert_eq!(there(&store, "held"), ALL);
+}
+
+#[test]
+fn items_say_what_they_are() {
+    let bench = bench();
+    build(&bench.store, "a", 1);
+    let name = mount(&bench.store, "m");
+    let lease = bench.store.lease();
+    lease.hold(Held::CacheMount(name));
+    bench.store.commit_group().unwrap();
+    let items = bench.store.items(None, &[]).unwrap();
+    let find = |kind| items.iter().find(|item| item.kind == kind).unwrap();
+    assert_eq!(items[0].kind, Kind::CacheMount, "the largest first");
+    assert_eq!(items[0].description, "m in RUN make");
+    assert!(items[0].in_use && !items[0].reclaimable && items[0].created_ms == FAR);
+    for kind in [Kind::Record, Kind::Blob, Kind::Tree] {
+        let item = find(kind);
+        assert_eq!((item.description.as_str(), item.created_ms), ("a", 1), "{item:?}");
+        assert!(item.reclaimable && !item.in_use && item.size_bytes > 0, "{item:?}");
+    }
+    let only = |fact| {
+        let filters = [Filter { fact, negated: false }];
+        let items = bench.store.items(None, &filters).unwrap();
+        items.into_iter().map(|item| item.kind).collect::<Vec<_>>()
+    };
+    assert_eq!(only(Fact::InUse(true)), [Kind::CacheMount]);
+    assert_eq!(
+        only(Fact::Id(layer("a").0.hex()[..8].to_owned())),
+        [Kind::Blob, Kind::Tree]
+    );
+}
+
+#[test]
+fn filters_choose_what_goes() {
+    let bench = bench();
+    build(&bench.store, "a", 1);
+    build(&bench.store, "b", 1);
+    let name = mount(&bench.store, "m");
+    let mounts = |kinds| Policy {
+        all: true,
+        filters: vec![Filter {
+            fact: Fact::Kind(kinds),
+            negated: false,
+        }],
+        ..Policy::default()
+    };
+    bench.store.gc(&mounts(vec![Kind::CacheMount]), None).unwrap();
+    assert!(!bench.store.cache_mounts().path(name).exists());
+    assert_eq!((there(&bench.store, "a"), there(&bench.store, "b")), (ALL, ALL));
+    let by_blob = Fact::Id(layer("a").0.to_string());
+    let policy = Policy {
+        all: true,
+        filters: vec![Filter {
+            fact: by_blob,
+            negated: false,
+        }],
+        ..Policy::default()
+    };
+    bench.store.gc(&policy, None).unwrap();
+    assert_eq!((there(&bench.store, "a"), there(&bench.store, "b")), (NONE, ALL));
+}
+
+#[test]
+fn what_is_too_old_goes_but_not_what_is_reserved() {
+    let bench = bench();
+    build(&bench.store, "old", 1);
+    bench.now.fetch_add(10_000, Ordering::Relaxed);
+    build(&bench.store, "new", 1);
+    bench.store.commit_group().unwrap();
+    let total: u64 = bench.store.usage(None).unwrap().iter().map(|row| row.size_bytes).sum();
+    let by_age = |reserved_bytes| Policy {
+        max_age_ms: Some(5_000),
+        reserved_bytes,
+        ..Policy::default()
+    };
+    // Looking whether it is there would be a use of it.
+    assert_eq!(bench.store.gc(&by_age(total), None).unwrap().removed, 0);
+    bench.store.gc(&by_age(1), None).unwrap();
+    assert_eq!((there(&bench.store, "old"), there(&bench.store, "new")), (NONE, ALL));
+}
+
+#[test]
+fn a_base_image_stays_longer_than_what_is_copied_in_no_time() {
+    let bench = bench();
+    let base = bench.store.blobs().put(&vec![1; 1 << 20]).unwrap();
+    bench.store.lease().hold(Held::Blob(base));
+    let copied = vec![2; 1 << 20];
+    let blob = bench.store.blobs().put(&copied).unwrap();
+    let mut of_copy = record("copy", 3);
+    of_copy.layer.forms = vec![Descriptor::new(media_type::LAYER, blob, 1 << 20)];
+    bench.store.records().insert(&of_copy).unwrap();
+    bench.store.commit_group().unwrap();
+    let total: u64 = bench.store.usage(None).unwrap().iter().map(|row| row.size_bytes).sum();
+    bench.now.fetch_add(1000, Ordering::Relaxed);
+    let policy = Policy {
+        keep_bytes: total - 4096,
+        ..EVERYTHING
+    };
+    bench.store.gc(&policy, None).unwrap();
+    assert!(!bench.store.blobs().contains(blob).unwrap());
+    assert!(bench.store.blobs().contains(base).unwrap());
+}
+
+#[test]
+fn a_store_at_its_limit_takes_nothing_until_something_was_collected() {
+    let bench = bench();
+    build(&bench.store, "a", 1);
+    bench.store.commit_group().unwrap();
+    let used = bench.store.measure_usage().unwrap().used_bytes;
+    bench.store.budget().limit_to(used + 50_000, used);
+    let mut ingest = bench.store.blobs().ingest().unwrap();
+    ingest.append(&[1; 40_000]).unwrap();
+    match ingest.append(&[1; 40_000]).unwrap_err() {
+        BlobError::Write(WriteError::OverLimit { limit, .. }) => assert_eq!(limit.limit_bytes, used + 50_000),
+        other => panic!("{other:?}"),
+    }
+    drop(ingest);
+    bench.store.blobs().put(&[2; 40_000]).unwrap();
+    assert!(bench.store.blobs().put(&[3; 40_000]).is_err());
+    bench.store.gc(&EVERYTHING, None).unwrap();
+    bench.store.blobs().put(&[3; 40_000]).unwrap();
+}
+
+#[test]
+fn what_was_measured_is_believed_for_a_day() {
+    let bench = bench();
+    assert_eq!(bench.store.guess_usage().unwrap(), None);
+    let measured = bench.store.measure_usage().unwrap();
+    let guessed = bench.store.guess_usage().unwrap().unwrap();
+    assert!(guessed.used_bytes >= measured.used_bytes);
+    bench.now.fetch_add(24 * 3_600_000, Ordering::Relaxed);
+    assert_eq!(bench.store.guess_usage().unwrap(), None);
 }
 
 fn du(root: &Path) -> u64 {
@@ -371,4 +602,9 @@ fn fill(root: &Path) {
     build(&store, "small", 1);
     store.commit_group().unwrap();
     assert_eq!(there(&store, "small"), ALL);
+    // To the last byte, with something that waits to be made durable: collecting makes room again.
+    build(&store, "waiting", 1);
+    fs::write(root.join("tmp/all"), vec![1; 2 << 20]).unwrap_err();
+    store.gc(&EVERYTHING, None).unwrap();
+    assert_eq!(there(&store, "small"), NONE);
 }

@@ -98,17 +98,17 @@ fn the_explanation_of_a_step_outlives_its_record() {
     insert(&bench.store, "older");
     bench.store.histories().put(project, &history("last")).unwrap();
     bench.now.fetch_add(RECENT_MS, Ordering::Relaxed);
-    bench.store.gc(Policy::default(), None).unwrap();
+    bench.store.gc(&Policy::default(), None).unwrap();
     let records = bench.store.records();
     assert_eq!(records.absence(key("last")), Some(MissReason::Evicted));
     assert_eq!(records.absence(key("older")), Some(MissReason::Evicted));
     assert!(records.preimage(key("last")).is_some());
     assert_eq!(records.preimage(key("older")), None);
     let everything = Policy {
-        keep_bytes: 0,
         all: true,
+        ..Policy::default()
     };
-    bench.store.gc(everything, None).unwrap();
+    bench.store.gc(&everything, None).unwrap();
     assert_eq!(records.preimage(key("last")), None);
     // That its result was collected can still be told.
     assert_eq!(bench.store.histories().of(project), Remembered::Steps(history("last")));
@@ -119,19 +119,20 @@ fn records_of_builds_go_when_they_are_old_or_all_shall_go() {
     // Files are as old as the machine's clock says, which has no hour to spare for a test.
     let bench = bench(1);
     bench.store.builds().put(&build()).unwrap();
-    bench.store.gc(Policy::default(), None).unwrap();
+    bench.store.gc(&Policy::default(), None).unwrap();
     assert_eq!(bench.store.builds().list().unwrap(), [build()]);
     bench.now.store(FAR, Ordering::Relaxed);
     let roomy = Policy {
         keep_bytes: 1 << 40,
         all: false,
+        ..Policy::default()
     };
-    bench.store.gc(roomy, None).unwrap();
+    bench.store.gc(&roomy, None).unwrap();
     assert_eq!(bench.store.builds().list().unwrap(), [build()]);
     let usage = bench.store.usage(None).unwrap();
     let row = usage.iter().find(|row| row.kind == "builds").unwrap();
     assert_eq!(row.count, 1);
     assert!(row.reclaimable_bytes > 0 && row.reclaimable_bytes <= row.size_bytes);
-    bench.store.gc(Policy::default(), None).unwrap();
+    bench.store.gc(&Policy::default(), None).unwrap();
     assert!(bench.store.builds().list().unwrap().is_empty());
 }

@@ -62,7 +62,7 @@ pub(crate) enum Command {
     /// Forget the login for a registry
     Logout(LogoutArgs),
     /// Show what the store holds
-    Du(FormatArgs),
+    Du(DuArgs),
     /// Free space in the store
     Prune(PruneArgs),
     /// Show what a build did, and all that differed for the steps that ran
@@ -237,9 +237,45 @@ pub(crate) struct ServeArgs {
         value_delimiter = ','
     )]
     pub(crate) allow_insecure_entitlement: Vec<String>,
+    #[command(flatten)]
+    pub(crate) storage: StorageArgs,
     /// Leave the session of the terminal: how clients start a server
     #[arg(long, hide = true)]
     pub(crate) own_session: bool,
+}
+
+/// When the server collects by itself. A size is as in 10g, or a part of the store's disk as in 60%.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Store")]
+pub(crate) struct StorageArgs {
+    /// After a build, drop what no image needs until the store is this small [env: RBUILD_KEEP_STORAGE] [default: 60% of its disk, at most 100g]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) keep_storage: Option<String>,
+    /// The same, until this much is free on the disk [env: RBUILD_MIN_FREE] [default: 10% of the disk, at most 20g]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) min_free: Option<String>,
+    /// But never make the store smaller than this [env: RBUILD_RESERVED] [default: 10% of its disk, at most 10g]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) reserved: Option<String>,
+    /// Once a day, drop what was not used for so long, as in 7d [env: RBUILD_MAX_AGE] [default: 60d]
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) max_age: Option<String>,
+    /// Fail builds that would make the store larger than this [env: RBUILD_MAX_STORAGE] [default: none but the disk]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) max_storage: Option<String>,
+}
+
+/// The `du` command.
+#[derive(Debug, Args)]
+pub(crate) struct DuArgs {
+    /// List everything one by one, the largest first
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+    /// List only what meets this; see `rbuild prune --help`
+    #[arg(long = "filter", value_name = "KEY=VALUE", requires = "verbose")]
+    pub(crate) filters: Vec<String>,
+    #[command(flatten)]
+    pub(crate) format: FormatArgs,
 }
 
 /// The `images` command.
@@ -368,6 +404,19 @@ pub(crate) struct PruneArgs {
     /// Stop once the store is this small, as in 10g
     #[arg(long, value_name = "BYTES")]
     pub(crate) keep_storage: Option<String>,
+    /// Never make the store smaller than this, however old things are
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) reserved: Option<String>,
+    /// Drop what was not used for so long, as in 24h or 7d; with --keep-storage this first, then more
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) max_age: Option<String>,
+    /// Do not ask: nothing is ever asked, other builders' scripts say so
+    #[arg(short, long)]
+    pub(crate) force: bool,
+    /// Drop only what meets all of these: until=24h (not used for so long), type=TYPE, id=START, inuse=BOOL, description=WORDS; `!=` for the opposite.
+    /// Types: record, blob, snapshot, tree, cache-mount, git-mirror, damaged, and BuildKit's regular, exec.cachemount, source.git.checkout
+    #[arg(long = "filter", value_name = "KEY=VALUE")]
+    pub(crate) filters: Vec<String>,
 }
 
 /// The `explain` command.

@@ -6,12 +6,18 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use crate::args::{ProgressArg, ServerArgs, ShowArgs};
-use crate::engine;
+use crate::engine::{self, Marks};
 use crate::exit::Problem;
+use crate::values;
 
 /// Variables that a server started on demand keeps: how to find programs, files, proxies and certificates. Everything else
 /// of the first client's environment, such as tokens of its CI job, is not for a process that serves later ones.
-const SERVER_VARIABLES: [&str; 19] = [
+const SERVER_VARIABLES: [&str; 24] = [
+    "RBUILD_KEEP_STORAGE",
+    "RBUILD_MIN_FREE",
+    "RBUILD_RESERVED",
+    "RBUILD_MAX_AGE",
+    "RBUILD_MAX_STORAGE",
     "RBUILD_CDI_DIRS",
     "PATH",
     "HOME",
@@ -110,6 +116,8 @@ pub(crate) struct Config {
     pub(crate) cache_dir: Option<PathBuf>,
     /// Directories with specifications of devices, in ascending precedence: RBUILD_CDI_DIRS, or those of every machine.
     pub(crate) device_specs: Vec<PathBuf>,
+    /// When a server that this process starts collects by itself.
+    pub(crate) marks: Marks,
     /// The rest of the environment.
     pub(crate) environment: Environment,
 }
@@ -140,9 +148,29 @@ impl Config {
             docker_config,
             cache_dir: cache_dir(&environment),
             device_specs: device_specs(&environment),
+            marks: marks(&environment)?,
             environment,
         })
     }
+}
+
+fn marks(environment: &Environment) -> Result<Marks, Problem> {
+    let amount = |name: &str| {
+        environment
+            .var(name)?
+            .map(|text| values::amount(name, text))
+            .transpose()
+    };
+    let max_age = environment.var("RBUILD_MAX_AGE")?;
+    Ok(Marks {
+        keep: amount("RBUILD_KEEP_STORAGE")?,
+        min_free: amount("RBUILD_MIN_FREE")?,
+        reserved: amount("RBUILD_RESERVED")?,
+        max_age: max_age
+            .map(|text| values::duration("RBUILD_MAX_AGE", text))
+            .transpose()?,
+        limit: amount("RBUILD_MAX_STORAGE")?,
+    })
 }
 
 fn device_specs(environment: &Environment) -> Vec<PathBuf> {
@@ -372,6 +400,17 @@ mod tests {
         );
         assert!(resolve(None, false, &[("RBUILD_PROGRESS", "loud")], true).is_err());
         assert!(resolve(Some(ProgressArg::Tty), false, &[], false).is_err());
+    }
+
+    #[test]
+    fn marks_of_the_store_come_from_the_environment() {
+        let set = [("RBUILD_KEEP_STORAGE", "60%"), ("RBUILD_MAX_AGE", "7d")];
+        let marks = config(&flags(Some("/r"), None), &set).unwrap().marks;
+        assert_eq!(marks.keep, Some(engine::Amount::Percent(60)));
+        assert_eq!(marks.max_age, Some(std::time::Duration::from_secs(7 * 86400)));
+        assert_eq!(marks.limit, None);
+        let wrong = config(&flags(Some("/r"), None), &[("RBUILD_MAX_STORAGE", "lots")]);
+        assert!(wrong.unwrap_err().message.contains("RBUILD_MAX_STORAGE"));
     }
 
     #[test]

@@ -34,7 +34,12 @@ pub(crate) struct ServeOptions {
     pub(crate) entitlements: Entitlements,
     /// Directories with specifications of devices.
     pub(crate) device_specs: Vec<PathBuf>,
+    /// When it collects by itself.
+    pub(crate) marks: Marks,
 }
+
+pub(crate) use builder::room::Marks;
+pub(crate) use cache::budget::Amount;
 
 /// Where specifications of devices are on every machine.
 pub(crate) use builder::cdi::DIRECTORIES as DEVICE_SPECS;
@@ -85,6 +90,7 @@ fn options(options: ServeOptions, wait_for_store: bool) -> server::ServeOptions 
         wait_for_store,
         entitlements: options.entitlements,
         device_specs: options.device_specs,
+        marks: options.marks,
         sandbox_program: PathBuf::from("/proc/self/exe"),
     }
 }

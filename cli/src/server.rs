@@ -167,6 +167,7 @@ async fn in_process(config: &Config) -> Result<Connection, Problem> {
         // There is one client, and it is us.
         entitlements: Entitlements::default(),
         device_specs: config.device_specs.clone(),
+        marks: config.marks,
     };
     let (channel, server) = engine::in_process(options, shutdown.clone()).await?;
     Ok(Connection {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::engine::Amount;
 use crate::exit::Problem;
 
 /// Splits one line of CSV: fields between commas, quotes as in `"a,b"`, `""` for a quote.
@@ -102,10 +103,21 @@ fn fraction_of(fraction: &str, scale: u64) -> Option<u64> {
     u64::try_from(value * u128::from(scale) / tens).ok()
 }
 
-/// A duration: `90s`, `15m`, `1h30m`, `250ms`.
+/// A size, or a part of the store's disk: `10g`, `60%`.
+pub(crate) fn amount(flag: &str, text: &str) -> Result<Amount, Problem> {
+    let Some(percent) = text.strip_suffix('%') else {
+        return bytes(flag, text).map(Amount::Bytes);
+    };
+    match percent.parse() {
+        Ok(percent @ 0..=100) => Ok(Amount::Percent(percent)),
+        _ => Err(Problem::usage(format!("{flag}: `{text}` is no part of a disk")).help("write it as in 60%")),
+    }
+}
+
+/// A duration: `90s`, `15m`, `1h30m`, `250ms`, `7d`, `2w`.
 pub(crate) fn duration(flag: &str, text: &str) -> Result<Duration, Problem> {
     let wrong =
-        || Problem::usage(format!("{flag}: `{text}` is not a duration")).help("write it as in 90s, 15m or 1h30m");
+        || Problem::usage(format!("{flag}: `{text}` is not a duration")).help("write it as in 90s, 15m, 1h30m or 7d");
     let mut rest = text;
     let mut total = Duration::ZERO;
     while !rest.is_empty() {
@@ -119,6 +131,8 @@ pub(crate) fn duration(flag: &str, text: &str) -> Result<Duration, Problem> {
             "s" => Duration::from_secs(1),
             "m" => Duration::from_secs(60),
             "h" => Duration::from_secs(3600),
+            "d" => Duration::from_secs(24 * 3600),
+            "w" => Duration::from_secs(7 * 24 * 3600),
             _ => return Err(wrong()),
         };
         total = unit
@@ -168,10 +182,21 @@ mod tests {
     }
 
     #[test]
+    fn amounts_are_sizes_or_parts_of_a_disk() {
+        assert_eq!(amount("--x", "10g").unwrap(), Amount::Bytes(10 << 30));
+        assert_eq!(amount("--x", "60%").unwrap(), Amount::Percent(60));
+        for bad in ["101%", "%", "-1%", "half"] {
+            assert!(amount("--x", bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn durations_add_up() {
         assert_eq!(duration("--x", "1h30m").unwrap(), Duration::from_secs(5400));
         assert_eq!(duration("--x", "250ms").unwrap(), Duration::from_millis(250));
-        for bad in ["", "5", "m", "1d", "1m5"] {
+        assert_eq!(duration("--x", "7d").unwrap(), Duration::from_secs(7 * 86400));
+        assert_eq!(duration("--x", "1w1h").unwrap(), Duration::from_secs(7 * 86400 + 3600));
+        for bad in ["", "5", "m", "1y", "1m5"] {
             assert!(duration("--x", bad).is_err(), "{bad}");
         }
     }

@@ -21,6 +21,12 @@ fn the_options_of_build_are_explained() {
 }
 
 #[test]
+fn the_marks_of_the_store_are_explained() {
+    check(&["serve", "--help"], &expect_file!["golden/serve.txt"]);
+    check(&["prune", "--help"], &expect_file!["golden/prune.txt"]);
+}
+
+#[test]
 fn help_is_a_command_too() {
     check(&["help", "build"], &expect_file!["golden/build.txt"]);
 }

@@ -1,8 +1,12 @@
 //! What steps see beside the image's own files: secrets, caches, other stages, no network.
 #![expect(clippy::unwrap_used, reason = "all of this is part of tests")]
 
+use std::process::Stdio;
+
 use crate::support::Place;
 use crate::support::build::needs;
+use crate::support::leaks::nothing_is_left;
+use crate::support::server::end_of;
 
 const PASSPHRASE: &str = "correct-horse-battery-staple-91";
 
@@ -72,6 +76,99 @@ fn a_cache_mount_survives_builds_and_stays_out_of_the_image() {
     let image = place.image(&["--build-arg=N=2"]);
     assert_eq!(image.paths(1), ["all"], "the mount point is removed too");
     assert_eq!(image.layer(1)[0].content, b"1\n2\n");
+}
+
+/// Builds, and fails if that does not end: a step that waits for itself waits for ever.
+fn ends(place: &Place, arguments: &[&str]) {
+    let mut command = place.build_command(arguments);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    assert!(end_of(&mut child).success());
+}
+
+#[test]
+fn steps_that_lock_mounts_in_another_order_or_twice_do_not_wait_for_ever() {
+    needs!();
+    let place = Place::new();
+    let step = |stage: &str, first: &str, second: &str| {
+        let mount = |id: &str, target: &str| format!("--mount=type=cache,sharing=locked,id={id},target={target}");
+        let (first, second) = (mount(first, "/x"), mount(second, "/y"));
+        format!("FROM base AS {stage}\nRUN {first} {second} echo {stage} >> /x/f && cat /y/f > /seen\n")
+    };
+    place.dockerfile(&step("twice", "c", "c"));
+    ends(&place, &["."]);
+    let stages: String = (0..6)
+        .map(|number| match number % 2 {
+            0 => step(&format!("s{number}"), "a", "b"),
+            _ => step(&format!("s{number}"), "b", "a"),
+        })
+        .collect();
+    let copies: String = (0..6)
+        .map(|number| format!("COPY --from=s{number} /seen /{number}\n"))
+        .collect();
+    // Both are there before, so that each step finds something to show.
+    place.dockerfile(&format!(
+        "FROM base AS before\nRUN --mount=type=cache,id=a,target=/a --mount=type=cache,id=b,target=/b touch /a/f /b/f\n\
+         {}FROM scratch\n{copies}",
+        stages.replace("FROM base AS", "FROM before AS")
+    ));
+    ends(&place, &["."]);
+}
+
+#[test]
+fn a_new_cache_mount_holds_what_it_is_made_from_and_keeps_what_is_added() {
+    needs!();
+    let place = Place::new();
+    place.dockerfile(
+        "FROM base AS seed\nRUN mkdir -p /seed/d && echo grown > /seed/d/f\nFROM base\nARG N\n\
+         RUN --mount=type=cache,target=/c,from=seed,source=/seed cat /c/d/f && echo $N >> /c/d/f\n",
+    );
+    let log = |number: u32| {
+        let argument = format!("--build-arg=N={number}");
+        let outcome = place.build(&[&argument, "."]).exits(0);
+        outcome.steps().last().unwrap().log.clone()
+    };
+    assert_eq!(log(1), "grown\n");
+    assert_eq!(log(2), "grown\n1\n");
+    nothing_is_left(&place.root());
+}
+
+#[test]
+fn cache_mounts_are_listed_with_their_step_and_pruned() {
+    needs!();
+    let place = Place::new();
+    place.dockerfile(
+        "FROM base\nRUN --mount=type=cache,id=kept,target=/c head -c 1000000 /dev/urandom > /c/f\n\
+         RUN --mount=type=cache,id=other,target=/o touch /o/f\n",
+    );
+    place.build(&["-t=app", "."]).exits(0);
+    let du = || {
+        place
+            .run(&["--in-process", "du", "--verbose", "--filter", "type=exec.cachemount"])
+            .exits(0)
+            .stdout
+    };
+    let listed = du();
+    let kept = listed.lines().nth(1).unwrap();
+    assert!(
+        kept.starts_with("cache-mount ") && kept.contains("kept in [1/3] RUN --mount"),
+        "{listed}"
+    );
+    assert_eq!(listed.lines().count(), 3, "{listed}");
+    let id = kept.split_whitespace().nth(1).unwrap();
+    let recent = place
+        .run(&["--in-process", "prune", "--filter", "type=exec.cachemount"])
+        .exits(0);
+    assert_eq!(recent.stdout, "freed 0B in 0 entries\n", "used within the last hour");
+    let filter = format!("id={id}");
+    let pruned = place
+        .run(&["--in-process", "prune", "--all", "--filter", &filter])
+        .exits(0);
+    assert!(pruned.stdout.ends_with(" in 1 entries\n"), "{}", pruned.stdout);
+    assert_eq!(du().lines().count(), 2);
+    place.run(&["--in-process", "prune", "--all"]).exits(0);
+    assert_eq!(du().lines().count(), 1);
+    let left = std::fs::read_dir(place.root().join("cachemounts")).unwrap().count();
+    assert_eq!(left, 0);
 }
 
 #[test]

@@ -140,6 +140,88 @@ fn a_full_disk_is_said_plainly_and_the_next_build_works() {
 }
 
 #[test]
+fn a_step_that_fills_the_disk_runs_again_when_there_is_something_to_collect() {
+    needs!(Need::Program("/usr/bin/unshare"));
+    let place = Place::new();
+    let step = |name: &str| format!("FROM base\nRUN echo {name} && dd if=/dev/urandom of=/{name} bs=1M count=15\n");
+    place.file("first", &step("first")).file("second", &step("second"));
+    let script = "\"$@\" -f first . >/dev/null; echo first $?\n\"$@\" -f second . >/dev/null; echo second $?\n";
+    let outcome = on_a_small_disk(&place, script).exits(0);
+    assert_eq!(outcome.stdout, "first 0\nsecond 0\n", "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("make room in the store"), "{}", outcome.stderr);
+}
+
+const RANDOM: &str = "FROM base\nARG N\nRUN echo $N; head -c 20000000 /dev/urandom > /big\n";
+
+#[test]
+fn a_store_beyond_its_mark_is_collected_after_the_build_and_images_stay() {
+    needs!();
+    let place = Place::new();
+    place
+        .file("big", RANDOM)
+        .dockerfile("FROM base\nRUN echo small > /small\n");
+    place.build(&["-t=app", "."]).exits(0);
+    place.build(&["-f=big", "."]).exits(0);
+    let size = || {
+        let usage = place.run(&["--in-process", "du", "--format=json"]).exits(0).stdout;
+        let usage: serde_json::Value = serde_json::from_str(&usage).unwrap();
+        usage["total_bytes"].as_u64().unwrap()
+    };
+    let before = size();
+    assert!(before > 20_000_000, "{before}");
+    let mut command = place.build_command(&["-f=big", "--build-arg=N=1", "."]);
+    // What is free on the machine of the tests must not matter.
+    let marks = [
+        ("RBUILD_KEEP_STORAGE", "15m"),
+        ("RBUILD_RESERVED", "0"),
+        ("RBUILD_MIN_FREE", "0"),
+    ];
+    command.envs(marks);
+    place.outcome(command.output().unwrap()).exits(0);
+    let after = size();
+    assert!(after < 15 << 20, "{before} to {after}");
+    assert_eq!(
+        place.build(&["."]).exits(0).summary(),
+        "CACHED RUN echo small > /small\n"
+    );
+    nothing_is_left(&place.root());
+}
+
+#[test]
+fn a_store_at_its_limit_makes_room_once_and_fails_the_build_that_still_does_not_fit() {
+    needs!();
+    let place = Place::new();
+    place
+        .file("big", RANDOM)
+        .file("huge", "FROM base\nRUN head -c 60000000 /dev/urandom > /huge\n")
+        .dockerfile("FROM base\nRUN echo small > /small\n");
+    let base = place.base();
+    let build = |arguments: &[&str]| {
+        let mut command = place.command(&["build", "--progress=plain", &base]);
+        command.args(arguments).arg(".").env("RBUILD_MAX_STORAGE", "40m");
+        place.outcome(command.output().unwrap())
+    };
+    build(&["-f=big", "--build-arg=N=1"]).exits(0);
+    let server = place.server().unwrap();
+    build(&["-f=big", "--build-arg=N=2"])
+        .exits(0)
+        .says("make room in the store");
+    let failed = build(&["-f=huge"]).exits(3);
+    assert!(
+        failed
+            .stderr
+            .contains("the store has reached its limit of 41943040 bytes"),
+        "{}",
+        failed.stderr
+    );
+    assert!(failed.stderr.contains("rbuild prune --all"), "{}", failed.stderr);
+    build(&[]).exits(0);
+    assert_eq!(place.server(), Some(server), "the server goes on");
+    place.end_server();
+    nothing_is_left(&place.root());
+}
+
+#[test]
 fn a_second_build_waits_for_the_store_and_says_for_whom() {
     needs!();
     let place = Place::new();

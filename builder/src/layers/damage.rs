@@ -12,6 +12,7 @@ use super::Layers;
 use crate::layer::entry::{Content, LayerEntry};
 use crate::layer::tar::LayerWriteError;
 use crate::request::{Blame, BuildError};
+use crate::room;
 use crate::snapshot::{SnapshotError, Snapshotter};
 
 /// Bytes of the store that did not match their digest and were set aside: whoever made them makes them again.
@@ -34,6 +35,9 @@ pub fn store_failed(error: &(dyn std::error::Error + 'static)) -> BuildError {
     if is_loss(error) {
         return lost("a snapshot");
     }
+    if let Some(no_room) = room::no_room(error) {
+        return no_room;
+    }
     BuildError::environment(error.to_string()).note(cause(error))
 }
 
@@ -41,6 +45,9 @@ pub fn store_failed(error: &(dyn std::error::Error + 'static)) -> BuildError {
 pub(super) fn broken_layer(blob: &Descriptor, error: &(dyn std::error::Error + 'static)) -> BuildError {
     if is_damage(error) {
         return damaged(&format!("layer {}", blob.digest));
+    }
+    if let Some(no_room) = room::no_room(error) {
+        return no_room;
     }
     BuildError::new(
         Blame::Remote,

@@ -11,10 +11,10 @@ use proto::v1::{self, event::Kind};
 use tokio::sync::mpsc;
 
 use super::agent::AgentSocket;
-use super::cache_mount::CacheMount;
+use super::cache_mount::StepMounts;
 use super::device::{self, Edits};
 use super::work::{BuildWork, FilesOf};
-use super::{file, fill, foreign, sockets, stubs};
+use super::{file, foreign, sockets, stubs};
 use crate::blocking;
 use crate::event::{EventLog, STEP_LOG_LIMIT, StepNumber};
 use crate::executor::{
@@ -27,6 +27,7 @@ use crate::layer::{diff, tar};
 use crate::layers::store_failed;
 use crate::phase::Phase;
 use crate::request::{Blame, BuildError, FailedStep};
+use crate::room;
 use crate::snapshot::rootfs::Rootfs;
 use crate::snapshot::{Active, Snapshotter};
 use crate::solve::Inputs;
@@ -73,44 +74,56 @@ pub async fn run(
     let foreign = foreign::check(work, id, exec)?;
     let below = inputs.stack(exec.root);
     job.host.layers.unpack(&below, job, step).await?;
-    let mut held = Held::default();
-    let prepared = prepare(work, exec, inputs, step, &mut held).await;
-    let active = prepared.and_then(|prepared| {
-        let _phase = Phase::Snapshot.start();
-        let active = job.host.layers.snapshots().prepare(below.chains());
-        Ok((prepared, active.map_err(|error| store_failed(&error))?))
-    });
-    let (prepared, active) = match active {
-        Ok(ready) => ready,
-        Err(error) => {
-            held.release(work).await?;
-            return Err(error);
-        }
+    let mut held = Held {
+        cache_mounts: StepMounts::take(work, id, exec, inputs).await?,
+        ..Held::default()
     };
+    let ran = match prepare(work, exec, inputs, step, &mut held).await {
+        Ok(prepared) => run_prepared(work, exec, &below, prepared, step).await,
+        Err(error) => Err(error),
+    };
+    let released = held.release(work).await;
+    let layer = ran.map_err(|error| foreign::explain(error, foreign))?;
+    released.map(|()| layer)
+}
+
+async fn run_prepared(
+    work: &BuildWork,
+    exec: &ExecOp,
+    below: &Stack,
+    prepared: Prepared,
+    step: StepNumber,
+) -> Result<Layer, BuildError> {
+    let job = &work.job;
+    let snapshots = job.host.layers.snapshots();
+    let preparing = Phase::Snapshot.start();
+    let active = snapshots
+        .prepare(below.chains())
+        .map_err(|error| store_failed(&error))?;
+    preparing.end();
     let process = process(exec, active.rootfs.clone(), prepared);
     let (output, chunks) = mpsc::channel(OUTPUT_QUEUE);
     let running = job.host.executor.run(&process, output, job.cancel.clone());
     let (result, ()) = tokio::join!(running, log(Arc::clone(&job.events), step, chunks));
-    let report = match result {
-        Ok(report) if report.outcome == Outcome::Code(0) => report,
+    match result {
+        Ok(report) if report.outcome == Outcome::Code(0) => commit(work, below, active, report, step).await,
         other => {
+            let error = failure(exec, other, job.cancel.is_cancelled());
+            // Asked before what the step wrote is removed.
+            let error = match job.host.room.is_full() && error.blame != Blame::Canceled {
+                true => room::full(error.note("the disk of the store is full")),
+                false => error,
+            };
             abandon(work, active).await?;
-            held.release(work).await?;
-            return Err(foreign::explain(
-                failure(exec, other, job.cancel.is_cancelled()),
-                foreign,
-            ));
+            Err(error)
         }
-    };
-    let layer = commit(work, &below, active, report, step).await;
-    held.release(work).await?;
-    layer
+    }
 }
 
 /// What must outlive the process and not much more.
 #[derive(Default)]
 struct Held {
-    cache_mounts: Vec<CacheMount>,
+    cache_mounts: StepMounts,
     throw_away: Vec<Active>,
     agents: Vec<AgentSocket>,
 }
@@ -243,9 +256,11 @@ async fn prepare(
                 let source = bind(work, *from, source, *writable, inputs, step, held).await?;
                 prepared.mount(target, source, !writable);
             }
-            MountKind::Cache { writable, .. } => {
-                let source = cache(work, kind, inputs, held).await?;
-                prepared.mount(target, source, !writable);
+            MountKind::Cache { id, writable, .. } => {
+                let path = held.cache_mounts.path(id);
+                let path = path.ok_or_else(|| BuildError::bug("a cache mount was not taken"))?;
+                let subpath = PathBuf::new();
+                prepared.mount(target, MountSource::Directory { path, subpath }, !writable);
             }
             MountKind::Tmpfs { size_bytes } => {
                 let source = MountSource::Tmpfs {
@@ -318,42 +333,6 @@ fn agent(
     let source = MountSource::Socket { path: socket.path() };
     held.agents.push(socket);
     Ok(Some(source))
-}
-
-/// A cache mount, filled if it is new.
-async fn cache(
-    work: &BuildWork,
-    kind: &MountKind,
-    inputs: &Inputs,
-    held: &mut Held,
-) -> Result<MountSource, BuildError> {
-    let MountKind::Cache {
-        id,
-        sharing,
-        from,
-        access,
-        ..
-    } = kind
-    else {
-        return Err(BuildError::bug("this is no cache mount"));
-    };
-    let job = &work.job;
-    let taken = job.host.cache_mounts.take(id, &job.host.platform, *sharing, *access);
-    let cache = tokio::select! {
-        () = job.cancel.cancelled() => return Err(BuildError::canceled()),
-        taken = taken => taken?,
-    };
-    if cache.is_new
-        && let Some((from, source)) = from
-    {
-        fill::directory(work, *from, source, inputs, &cache.path).await?;
-    }
-    let source = MountSource::Directory {
-        path: cache.path.clone(),
-        subpath: PathBuf::new(),
-    };
-    held.cache_mounts.push(cache);
-    Ok(source)
 }
 
 /// Files of another stage, of an image or of a context, as a mount.

@@ -11,6 +11,7 @@ use super::source::Reader;
 use super::work::BuildWork;
 use crate::blocking;
 use crate::event::StepNumber;
+use crate::host::Host;
 use crate::layer::apply::{self, LayerSource};
 use crate::layer::entry::LayerEntry;
 use crate::layer::limits::Limits;
@@ -43,21 +44,22 @@ pub async fn directory(
         Some(LayerEntry { entry, content })
     });
     let entries: Vec<LayerEntry> = entries.collect();
-    let (dest, layers) = (dest.to_owned(), work.job.host.layers.clone());
-    blocking::run(move || {
-        let mut spool = std::fs::File::from(
-            rustix::fs::memfd_create("cache mount", rustix::fs::MemfdFlags::CLOEXEC)
-                .map_err(|error| store_failed(&error))?,
-        );
-        let written = tar::write(&entries, None, &mut spool).map_err(|error| layers.unwritten(&error, &entries))?;
-        std::io::Seek::rewind(&mut spool).map_err(|error| store_failed(&error))?;
-        let source = LayerSource {
-            reader: spool,
-            compression: Compression::None,
-            expected: written.diff_id,
-        };
-        apply::unpack(source, &dest, &[], &Limits::default()).map_err(|error| store_failed(&error))?;
-        Ok(())
-    })
-    .await
+    let (dest, host) = (dest.to_owned(), work.job.host.clone());
+    blocking::run(move || unpacked(&entries, &dest, &host)).await
+}
+
+fn unpacked(entries: &[LayerEntry], dest: &Path, host: &Host) -> Result<(), BuildError> {
+    // On disk, not in memory: there may be gigabytes. Nobody sees the file, and it is gone when it is closed.
+    let mut spool = tempfile::tempfile_in(host.store.tmp_dir()).map_err(|error| store_failed(&error))?;
+    let written = tar::write(entries, None, &mut spool).map_err(|error| host.layers.unwritten(&error, entries))?;
+    std::io::Seek::rewind(&mut spool).map_err(|error| store_failed(&error))?;
+    let source = LayerSource {
+        reader: spool,
+        compression: Compression::None,
+        expected: written.diff_id,
+    };
+    apply::unpack(source, dest, &[], &Limits::default()).map_err(|error| store_failed(&error))?;
+    // Before it is renamed: a name that outlives a loss of power must not lead to empty files.
+    let opened = std::fs::File::open(dest).map_err(|error| store_failed(&error))?;
+    rustix::fs::syncfs(opened).map_err(|error| store_failed(&error))
 }

@@ -3,19 +3,18 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use cache::gc::Policy;
 use cache::images::{Image, Variant};
-use proto::digest::{ChainId, DiffId};
+use proto::digest::DiffId;
 use proto::platform::Platform;
 use proto::reference::Reference;
 use proto::v1;
 use proto::v1::admin_server::Admin as AdminApi;
 use tonic::{Request, Response, Status};
 
-use super::Shared;
+use super::{Shared, pruning};
 use crate::export::store::read_blob;
 use crate::images::DOCUMENT_LIMIT;
-use crate::snapshot::Snapshotter;
+use crate::room::SnapshotsOf;
 
 /// The service.
 #[derive(Debug)]
@@ -112,37 +111,27 @@ impl AdminApi for AdminService {
         Ok(Response::new(reply))
     }
 
-    async fn disk_usage(
-        &self,
-        _request: Request<v1::DiskUsageRequest>,
-    ) -> Result<Response<v1::DiskUsageReply>, Status> {
-        let rows = self
-            .blocking(|shared| shared.host.store.usage(Some(&SnapshotsOf(shared))).map_err(internal))
+    async fn disk_usage(&self, request: Request<v1::DiskUsageRequest>) -> Result<Response<v1::DiskUsageReply>, Status> {
+        let request = request.into_inner();
+        let filters = pruning::filters(request.filters)?;
+        let reply = self
+            .blocking(move |shared| {
+                let (store, sweep) = (&shared.host.store, SnapshotsOf(&shared.host.layers));
+                let rows = store.usage(Some(&sweep)).map_err(internal)?;
+                let items = match request.verbose {
+                    true => store.items(Some(&sweep), &filters).map_err(internal)?,
+                    false => Vec::new(),
+                };
+                Ok(pruning::usage_reply(rows, items))
+            })
             .await?;
-        let total_bytes = rows.iter().map(|row| row.size_bytes).sum();
-        let rows = rows.into_iter().map(|row| v1::disk_usage_reply::Row {
-            kind: row.kind.to_string(),
-            count: row.count,
-            size_bytes: row.size_bytes,
-            reclaimable_bytes: row.reclaimable_bytes,
-        });
-        Ok(Response::new(v1::DiskUsageReply {
-            rows: rows.collect(),
-            total_bytes,
-        }))
+        Ok(Response::new(reply))
     }
 
     async fn prune(&self, request: Request<v1::PruneRequest>) -> Result<Response<v1::PruneReply>, Status> {
-        let request = request.into_inner();
-        let policy = Policy {
-            all: request.all,
-            keep_bytes: request.keep_bytes,
-        };
+        let policy = pruning::policy(request.into_inner())?;
         let freed = self
-            .blocking(move |shared| {
-                let sweep = SnapshotsOf(shared);
-                shared.host.store.gc(policy, Some(&sweep)).map_err(internal)
-            })
+            .blocking(move |shared| shared.host.room.collect(&policy).map_err(internal))
             .await?;
         Ok(Response::new(v1::PruneReply {
             freed_bytes: freed.bytes,
@@ -170,34 +159,6 @@ impl AdminService {
         let shared = Arc::clone(&self.0);
         let done = tokio::task::spawn_blocking(move || work(&shared)).await;
         done.map_err(|error| Status::internal(error.to_string()))?
-    }
-}
-
-/// Snapshots, as collection sees them.
-struct SnapshotsOf<'a>(&'a Shared);
-
-impl cache::gc::SnapshotSweep for SnapshotsOf<'_> {
-    fn list(&self) -> Vec<(ChainId, u64)> {
-        let found = self.0.host.layers.snapshots().list();
-        let found = found.map(|found| {
-            found
-                .into_iter()
-                .map(|snapshot| (snapshot.chain, snapshot.disk_bytes))
-                .collect()
-        });
-        found.unwrap_or_else(|error| {
-            tracing::warn!(%error, "cannot list snapshots: none of them is collected");
-            Vec::new()
-        })
-    }
-
-    fn remove(&self, chain: ChainId) -> std::io::Result<()> {
-        self.0
-            .host
-            .layers
-            .snapshots()
-            .remove(&chain)
-            .map_err(std::io::Error::other)
     }
 }
 

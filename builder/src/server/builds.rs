@@ -211,6 +211,8 @@ impl BuildService {
             events.publish(Kind::Finished(v1::Finished { outcome: Some(outcome) }));
             shared.builds.end(&build_id, &handle);
             shared.touch();
+            // The client has its answer; the server ends only after this.
+            shared.host.room.after_build().await;
         });
         reply
     }

@@ -4,6 +4,7 @@
 //! connected, the builds that run. Every limit a client could exceed is set here by name.
 
 pub mod admin;
+mod pruning;
 pub mod builds;
 mod explain;
 pub mod listen;
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::host::Host;
+use crate::room::Marks;
 pub use listen::{InProcess, in_process, serve};
 pub use open::open_host;
 
@@ -39,6 +41,8 @@ pub struct ServeOptions {
     pub entitlements: Entitlements,
     /// Directories with specifications of devices, in ascending precedence.
     pub device_specs: Vec<PathBuf>,
+    /// When it collects by itself.
+    pub marks: Marks,
     /// The program that is started again as the inside of a sandbox.
     pub sandbox_program: PathBuf,
 }

@@ -13,6 +13,7 @@ use crate::executor::NamespaceExecutor;
 use crate::host::{Clock, Host};
 use crate::layers::Layers;
 use crate::op::cache_mount::CacheMounts;
+use crate::room::Room;
 use crate::snapshot::Snapshotter;
 use crate::snapshot::overlay::OverlaySnapshotter;
 use crate::solve::flight::Flights;
@@ -38,19 +39,28 @@ pub async fn open_host(options: &ServeOptions) -> Result<Host, ServeError> {
     let store = Arc::new(opened.await.map_err(|error| ServeError::Prepare(error.to_string()))??);
     let prepare = |error: &dyn std::error::Error| ServeError::Prepare(error.to_string());
     let snapshots = OverlaySnapshotter::open(&store.snapshots_dir()).map_err(|error| prepare(&error))?;
+    let snapshots = snapshots.within(Arc::clone(store.budget()));
     snapshots.sweep().map_err(|error| prepare(&error))?;
     let executor = NamespaceExecutor::with_init(&options.sandbox_program).map_err(|error| prepare(&error))?;
     let registry = Client::new(Patience::default()).map_err(|error| prepare(&error))?;
     let downloader = Downloader::new(Patience::default()).map_err(|error| prepare(&error))?;
+    let layers = Layers::new(Arc::clone(&store), snapshots);
+    let (for_room, layers_for_room, marks) = (Arc::clone(&store), layers.clone(), options.marks);
+    let room = tokio::task::spawn_blocking(move || Room::new(&for_room, &layers_for_room, marks));
+    let room = room
+        .await
+        .map_err(|error| prepare(&error))?
+        .map_err(|error| prepare(&error))?;
     Ok(Host {
-        layers: Layers::new(Arc::clone(&store), snapshots),
+        layers,
+        room,
         executor: Arc::new(executor),
         registry,
         sources: Sources::new(downloader),
         clock: Clock::system(),
         slots: Arc::new(Semaphore::new(options.slots)),
         flights: Flights::default(),
-        cache_mounts: CacheMounts::new(store.cachemounts_dir()),
+        cache_mounts: CacheMounts::new(Arc::clone(&store)),
         entitlements: options.entitlements.clone(),
         device_specs: options.device_specs.clone(),
         platform: native_platform(),

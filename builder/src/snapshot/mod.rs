@@ -12,7 +12,6 @@ use proto::digest::ChainId;
 
 pub mod rootfs;
 pub mod overlay;
-mod remove;
 
 use rootfs::Rootfs;
 
@@ -68,7 +67,8 @@ pub trait Snapshotter: Send + Sync + fmt::Debug {
     /// [`SnapshotError::Missing`] names the first parent that is not here.
     fn prepare(&self, parents: &[ChainId]) -> Result<Active, SnapshotError>;
 
-    /// Names the snapshot. If `chain` is there already, this one is dropped: both are the same by name.
+    /// Names the snapshot. If `chain` is there already, this one is dropped: both are the same by name. So it is if it cannot be
+    /// named.
     ///
     /// # Errors
     /// What the file system reports.

@@ -17,13 +17,15 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::UNIX_EPOCH;
 
+use cache::budget::Budget;
+use cache::remove::{disk_bytes, remove_tree};
 use proto::digest::{ChainId, Digest};
 use rustix::fs::{CWD, Gid, Mode, OFlags, RenameFlags, Uid};
 use rustix::io::Errno;
 
-use super::remove::{disk_bytes, remove_tree};
 use super::rootfs::{Rootfs, Upper};
 use super::{Active, SnapshotError, SnapshotInfo, Snapshotter};
 
@@ -37,7 +39,13 @@ pub struct OverlaySnapshotter {
     next: AtomicU64,
     /// Committed since the last sync.
     unsynced: Mutex<BTreeSet<ChainId>>,
+    budget: Option<Arc<Budget>>,
 }
+
+/// A snapshot that nobody finds any more; nothing if there was none. Not removed, it goes when the store is opened again.
+#[derive(Debug)]
+#[must_use]
+pub struct Hidden(Option<PathBuf>);
 
 impl OverlaySnapshotter {
     /// Opens the snapshots in `root`, an absolute path, and makes the directory if it is missing. Only we may enter it: layers
@@ -59,7 +67,17 @@ impl OverlaySnapshotter {
             fd,
             next: AtomicU64::new(0),
             unsynced: Mutex::default(),
+            budget: None,
         })
+    }
+
+    /// The same snapshots, within `budget`.
+    #[must_use]
+    pub fn within(self, budget: Arc<Budget>) -> Self {
+        Self {
+            budget: Some(budget),
+            ..self
+        }
     }
 
     fn dir(&self, chain: &ChainId) -> PathBuf {
@@ -90,13 +108,31 @@ impl OverlaySnapshotter {
         }
     }
 
-    /// Out of sight at once, then removed.
-    fn discard(&self, dir: &Path) -> Result<(), SnapshotError> {
-        let Some(removed) = self.rename(dir, "removed")? else {
-            return Ok(());
-        };
-        let name = removed.file_name().unwrap_or_default();
-        remove_tree(&self.fd, name).map_err(store(&removed))
+    /// When a snapshot was committed, in milliseconds since 1970; 0 if that cannot be found out.
+    #[must_use]
+    pub fn committed_ms(&self, chain: &ChainId) -> u64 {
+        let modified = std::fs::metadata(self.dir(chain)).and_then(|facts| facts.modified());
+        // It only orders what is collected: one that vanished meanwhile may be as old as it likes.
+        let age = modified.ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        age.map_or(0, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// Takes a committed snapshot out of sight: quick, however large it is.
+    ///
+    /// # Errors
+    /// What the file system reports.
+    pub fn hide(&self, chain: &ChainId) -> Result<Hidden, SnapshotError> {
+        Ok(Hidden(self.rename(&self.dir(chain), "removed")?))
+    }
+
+    /// Removes what was hidden.
+    ///
+    /// # Errors
+    /// What the file system reports.
+    pub fn remove_hidden(&self, Hidden(hidden): Hidden) -> Result<(), SnapshotError> {
+        let Some(hidden) = hidden else { return Ok(()) };
+        let name = hidden.file_name().unwrap_or_default();
+        remove_tree(&self.fd, name).map_err(store(&hidden))
     }
 
     /// Gives a directory another name, of which nobody knows; nothing if there is no such directory.
@@ -109,6 +145,43 @@ impl OverlaySnapshotter {
                 Err(Errno::EXIST) => {}
                 Err(error) => return Err(store(dir)(error.into())),
             }
+        }
+    }
+
+    /// Out of sight at once, then removed.
+    fn discard(&self, dir: &Path) -> Result<(), SnapshotError> {
+        let hidden = Hidden(self.rename(dir, "removed")?);
+        self.remove_hidden(hidden)
+    }
+
+    /// Takes what `dir` holds from the budget, before it gets a name.
+    fn charge(&self, dir: &Path) -> io::Result<()> {
+        let Some(budget) = self.budget.as_ref().filter(|budget| budget.is_limited()) else {
+            return Ok(());
+        };
+        budget.charge(disk_bytes(&self.fd, dir.file_name().unwrap_or_default())?)
+    }
+
+    fn name(&self, dir: &Path, chain: &ChainId) -> Result<(), SnapshotError> {
+        let work = dir.join("work");
+        // overlayfs leaves directories without any permission in it.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let opened = rustix::fs::open(dir, flags, Mode::empty());
+        let opened = opened.map_err(|error| store(dir)(error.into()))?;
+        remove_tree(&opened, "work".as_ref()).map_err(store(&work))?;
+        self.charge(dir).map_err(store(dir))?;
+        let target = self.dir(chain);
+        let mut unsynced = self.unsynced.lock().unwrap_or_else(PoisonError::into_inner);
+        match rustix::fs::renameat_with(CWD, dir, CWD, &target, RenameFlags::NOREPLACE) {
+            Ok(()) => {
+                unsynced.insert(*chain);
+                Ok(())
+            }
+            Err(Errno::EXIST) => {
+                drop(unsynced);
+                self.discard(dir)
+            }
+            Err(error) => Err(store(&target)(error.into())),
         }
     }
 
@@ -186,25 +259,13 @@ impl Snapshotter for OverlaySnapshotter {
     }
 
     fn commit(&self, active: Active, chain: &ChainId) -> Result<(), SnapshotError> {
-        let work = active.dir.join("work");
-        // overlayfs leaves directories without any permission in it.
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let opened = rustix::fs::open(&active.dir, flags, Mode::empty());
-        let opened = opened.map_err(|error| store(&active.dir)(error.into()))?;
-        remove_tree(&opened, "work".as_ref()).map_err(store(&work))?;
-        let target = self.dir(chain);
-        let mut unsynced = self.unsynced.lock().unwrap_or_else(PoisonError::into_inner);
-        match rustix::fs::renameat_with(CWD, &active.dir, CWD, &target, RenameFlags::NOREPLACE) {
-            Ok(()) => {
-                unsynced.insert(*chain);
-                Ok(())
-            }
-            Err(Errno::EXIST) => {
-                drop(unsynced);
-                self.discard(&active.dir)
-            }
-            Err(error) => Err(store(&target)(error.into())),
+        let named = self.name(&active.dir, chain);
+        if named.is_err()
+            && let Err(error) = self.discard(&active.dir)
+        {
+            tracing::warn!(%error, "a snapshot that cannot be kept stays until the next start");
         }
+        named
     }
 
     fn abandon(&self, active: Active) -> Result<(), SnapshotError> {

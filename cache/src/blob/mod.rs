@@ -288,7 +288,7 @@ impl Write for Ingest {
 impl From<BlobError> for io::Error {
     fn from(error: BlobError) -> Self {
         let kind = match &error {
-            BlobError::Write(WriteError::NoSpace { .. }) => io::ErrorKind::StorageFull,
+            BlobError::Write(WriteError::NoSpace { .. } | WriteError::OverLimit { .. }) => io::ErrorKind::StorageFull,
             BlobError::Mismatch { .. } | BlobError::TooLarge { .. } => io::ErrorKind::InvalidData,
             BlobError::Write(WriteError::Io { source, .. }) | BlobError::Read { source, .. } => source.kind(),
         };

@@ -67,7 +67,7 @@ fn image_row(image: &v1::list_images_reply::Image) -> [String; 5] {
 }
 
 /// The first 12 digits of a digest, as people read them.
-fn short_id(digest: &str) -> String {
+pub(super) fn short_id(digest: &str) -> String {
     digest
         .strip_prefix("sha256:")
         .unwrap_or(digest)
@@ -76,7 +76,7 @@ fn short_id(digest: &str) -> String {
         .collect()
 }
 
-fn date(time_ms: u64) -> String {
+pub(super) fn date(time_ms: u64) -> String {
     let (year, month, day) = civil(time_ms / 86_400_000);
     format!("{year:04}-{month:02}-{day:02}")
 }

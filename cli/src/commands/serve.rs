@@ -5,9 +5,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::runtime;
-use crate::args::ServeArgs;
+use crate::args::{ServeArgs, StorageArgs};
 use crate::config::{Config, ServerChoice};
-use crate::engine::{self, ServeOptions};
+use crate::engine::{self, Amount, Marks, ServeOptions};
 use crate::exit::Problem;
 use crate::request;
 use crate::server;
@@ -42,9 +42,28 @@ pub(crate) fn run(args: &ServeArgs, config: &Config) -> Result<(), Problem> {
         idle_timeout,
         entitlements: granted.into_iter().collect(),
         device_specs: config.device_specs.clone(),
+        marks: marks(&args.storage, config.marks)?,
     };
     log_to_stderr(config)?;
     runtime(&mut tokio::runtime::Builder::new_multi_thread())?.block_on(serve(config, options))
+}
+
+/// Flags over environment.
+fn marks(flags: &StorageArgs, environment: Marks) -> Result<Marks, Problem> {
+    let amount = |flag: &str, text: &Option<String>, otherwise: Option<Amount>| match text {
+        Some(text) => values::amount(flag, text).map(Some),
+        None => Ok(otherwise),
+    };
+    Ok(Marks {
+        keep: amount("--keep-storage", &flags.keep_storage, environment.keep)?,
+        min_free: amount("--min-free", &flags.min_free, environment.min_free)?,
+        reserved: amount("--reserved", &flags.reserved, environment.reserved)?,
+        max_age: match &flags.max_age {
+            Some(text) => Some(values::duration("--max-age", text)?),
+            None => environment.max_age,
+        },
+        limit: amount("--max-storage", &flags.max_storage, environment.limit)?,
+    })
 }
 
 fn log_to_stderr(config: &Config) -> Result<(), Problem> {

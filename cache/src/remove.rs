@@ -13,7 +13,10 @@ use rustix::io::Errno;
 const MOST_OPEN: usize = 64;
 
 /// Removes `name` in `parent` and everything below. No link is followed. It is no error if there is none.
-pub(super) fn remove_tree(parent: &OwnedFd, name: &OsStr) -> io::Result<()> {
+///
+/// # Errors
+/// What the file system reports; some of it may be gone by then.
+pub fn remove_tree(parent: &OwnedFd, name: &OsStr) -> io::Result<()> {
     let kind = match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => FileType::from_raw_mode(stat.st_mode),
         Err(Errno::NOENT) => return Ok(()),
@@ -132,7 +135,10 @@ fn clear_marks(file: &OwnedFd) -> io::Result<()> {
 }
 
 /// Space that `name` in `parent` and everything below takes on disk in bytes. A file with several names counts once, by shares.
-pub(super) fn disk_bytes(parent: &OwnedFd, name: &OsStr) -> io::Result<u64> {
+///
+/// # Errors
+/// What the file system reports.
+pub fn disk_bytes(parent: &OwnedFd, name: &OsStr) -> io::Result<u64> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut total = 0_u64;
