@@ -3,7 +3,8 @@
 //!
 //! The limit counts files from their first byte and snapshots when they are committed; what steps write meanwhile, and into
 //! cache mounts, is found by the next measurement. Measuring walks the whole store, so its result is kept in the file `usage`
-//! with the room that was free at that time: whatever the store grew by is missing there now.
+//! with the room that was free at that time: whatever the store grew by is missing there now. Others may have made room on the
+//! same disk meanwhile, so what was written here is counted, too, and the larger of both is believed.
 
 use std::fs;
 use std::io;
@@ -72,11 +73,12 @@ pub struct OverLimit {
     pub limit_bytes: u64,
 }
 
-/// The limit of a store, and what is used of it. Without a limit nothing is counted.
+/// The limit of a store, what is used of it, and what was written since the store was measured.
 #[derive(Debug)]
 pub struct Budget {
     limit_bytes: AtomicU64,
     used_bytes: AtomicU64,
+    grown_bytes: AtomicU64,
 }
 
 impl Default for Budget {
@@ -84,6 +86,7 @@ impl Default for Budget {
         Self {
             limit_bytes: AtomicU64::new(u64::MAX),
             used_bytes: AtomicU64::new(0),
+            grown_bytes: AtomicU64::new(0),
         }
     }
 }
@@ -104,6 +107,7 @@ impl Budget {
     /// What is used, by a measurement.
     pub fn correct(&self, used_bytes: u64) {
         self.used_bytes.store(used_bytes, Ordering::Relaxed);
+        self.grown_bytes.store(0, Ordering::Relaxed);
     }
 
     /// Takes `bytes` of what is left.
@@ -120,22 +124,30 @@ impl Budget {
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
                 used.checked_add(bytes).filter(|used| *used <= limit_bytes)
             });
-        charged
-            .map(drop)
-            .map_err(|_| io::Error::new(io::ErrorKind::StorageFull, OverLimit { limit_bytes }))
+        if charged.is_err() {
+            return Err(io::Error::new(io::ErrorKind::StorageFull, OverLimit { limit_bytes }));
+        }
+        self.grown_bytes.fetch_add(bytes, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Gives `bytes` back.
     pub fn refund(&self, bytes: u64) {
+        less(&self.grown_bytes, bytes);
         if self.is_limited() {
-            let refunded = self
-                .used_bytes
-                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-                    Some(used.saturating_sub(bytes))
-                });
-            debug_assert!(refunded.is_ok(), "the closure never refuses");
+            less(&self.used_bytes, bytes);
         }
     }
+
+    fn grown(&self) -> u64 {
+        self.grown_bytes.load(Ordering::Relaxed)
+    }
+}
+
+fn less(counter: &AtomicU64, bytes: u64) {
+    let subtract = |before: u64| Some(before.saturating_sub(bytes));
+    let changed = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, subtract);
+    debug_assert!(changed.is_ok(), "the closure never refuses");
 }
 
 /// What the last measurement found.
@@ -160,20 +172,37 @@ pub struct Guess {
 impl Measured {
     /// Nothing if the store was never measured, or too long ago.
     pub(crate) fn guess(disk: &Disk, now_ms: u64) -> io::Result<Option<Guess>> {
-        let text = match fs::read_to_string(disk.root().join(FILE)) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let Some(measured) = Self::parse(&text) else {
+        let Some(measured) = Self::read(disk)? else {
             return Ok(None);
         };
-        let free_bytes = Space::of(disk.root())?.free_bytes;
+        let missing = measured.free_bytes.saturating_sub(Space::of(disk.root())?.free_bytes);
         let believed = now_ms.checked_sub(measured.at_ms).is_some_and(|age| age < BELIEVED_MS);
         Ok(believed.then(|| Guess {
-            used_bytes: measured.used_bytes + measured.free_bytes.saturating_sub(free_bytes),
+            used_bytes: measured.used_bytes + missing.max(disk.budget().grown()),
             stuck_bytes: measured.stuck_bytes,
         }))
+    }
+
+    /// Adds what was written since to the measurement, for the next process.
+    pub(crate) fn note_growth(disk: &Disk) -> io::Result<()> {
+        let grown_bytes = disk.budget().grown();
+        match Self::read(disk)? {
+            Some(measured) if grown_bytes > 0 => Self {
+                used_bytes: measured.used_bytes + grown_bytes,
+                free_bytes: measured.free_bytes.saturating_sub(grown_bytes),
+                ..measured
+            }
+            .keep(disk),
+            _ => Ok(()),
+        }
+    }
+
+    fn read(disk: &Disk) -> io::Result<Option<Self>> {
+        match fs::read_to_string(disk.root().join(FILE)) {
+            Ok(text) => Ok(Self::parse(&text)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Only a hint, so nothing is synced.

@@ -434,6 +434,9 @@ impl Drop for Store {
     fn drop(&mut self) {
         // Only hints are written here; what has to last was made so by whoever promised it.
         self.index.flush();
+        if let Err(error) = Measured::note_growth(&self.disk) {
+            tracing::debug!(%error, "the next guess of the store's size is worse for this");
+        }
     }
 }
 

@@ -539,6 +539,12 @@ fn what_was_measured_is_believed_for_a_day() {
     let measured = bench.store.measure_usage().unwrap();
     let guessed = bench.store.guess_usage().unwrap().unwrap();
     assert!(guessed.used_bytes >= measured.used_bytes);
+    bench.store.blobs().put(&vec![1; 1 << 20]).unwrap();
+    let grown = bench.store.guess_usage().unwrap().unwrap();
+    assert!(
+        grown.used_bytes >= measured.used_bytes + (1 << 20),
+        "{grown:?}, whatever others do on this disk"
+    );
     bench.now.fetch_add(24 * 3_600_000, Ordering::Relaxed);
     assert_eq!(bench.store.guess_usage().unwrap(), None);
 }

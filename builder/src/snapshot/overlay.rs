@@ -156,9 +156,7 @@ impl OverlaySnapshotter {
 
     /// Takes what `dir` holds from the budget, before it gets a name.
     fn charge(&self, dir: &Path) -> io::Result<()> {
-        let Some(budget) = self.budget.as_ref().filter(|budget| budget.is_limited()) else {
-            return Ok(());
-        };
+        let Some(budget) = &self.budget else { return Ok(()) };
         budget.charge(disk_bytes(&self.fd, dir.file_name().unwrap_or_default())?)
     }
 
