@@ -19,8 +19,9 @@ use cache::blob::BlobStore;
 use cache::lease::{Held, Lease};
 use cache::records::RecordStore;
 use cache::store::Store;
-use futures_util::FutureExt;
 use futures_util::future::try_join_all;
+use futures_util::stream::FuturesOrdered;
+use futures_util::{FutureExt, TryFutureExt, TryStreamExt};
 use proto::digest::{ChainId, DiffId};
 use proto::oci::{Compression, Descriptor};
 use proto::record::LayerInfo;
@@ -297,15 +298,29 @@ impl Layers {
         let missing: Vec<usize> = (0..stack.layers().len())
             .filter(|index| !self.inner.snapshots.contains(&stack.chains()[*index]))
             .collect();
-        // All downloads at once; unpacking goes upwards, since a layer may link to files of those below.
-        let downloads = missing
-            .iter()
-            .map(|index| self.blob_at_hand(&stack.layers()[*index], job, step).boxed());
-        try_join_all(downloads).await?;
-        for index in missing {
-            self.unpack_one(stack, index, job, step).await?;
-        }
-        Ok(())
+        // All downloads at once. Unpacking goes upwards, since a layer may link to files of those below, and does not wait for
+        // those above.
+        let (arrived, mut arrivals) = tokio::sync::mpsc::unbounded_channel();
+        let fetch = |index: usize| self.blob_at_hand(&stack.layers()[index], job, step).boxed();
+        let mut downloads: FuturesOrdered<_> = missing
+            .into_iter()
+            .map(|index| fetch(index).map_ok(move |_| index))
+            .collect();
+        let download = async move {
+            while let Some(index) = downloads.try_next().await? {
+                if arrived.send(index).is_err() {
+                    break;
+                }
+            }
+            Ok(())
+        };
+        let unpack = async {
+            while let Some(index) = arrivals.recv().await {
+                self.unpack_one(stack, index, job, step).await?;
+            }
+            Ok(())
+        };
+        tokio::try_join!(download, unpack).map(drop)
     }
 
     async fn unpack_one(&self, stack: &Stack, index: usize, job: &Job, step: StepNumber) -> Result<(), BuildError> {
