@@ -117,6 +117,7 @@ impl Budget {
     pub fn charge(&self, bytes: u64) -> io::Result<()> {
         let limit_bytes = self.limit_bytes.load(Ordering::Relaxed);
         if limit_bytes == u64::MAX {
+            self.grown_bytes.fetch_add(bytes, Ordering::Relaxed);
             return Ok(());
         }
         let charged = self
@@ -244,7 +245,9 @@ mod tests {
     #[test]
     fn nothing_is_charged_beyond_the_limit() {
         let budget = Budget::default();
-        budget.charge(u64::MAX).unwrap();
+        budget.charge(100).unwrap();
+        budget.refund(1);
+        assert_eq!(budget.grown(), 99, "counted without a limit, too");
         budget.limit_to(10, 4);
         budget.charge(6).unwrap();
         let error = budget.charge(1).unwrap_err();

@@ -177,10 +177,14 @@ fn a_store_beyond_its_mark_is_collected_after_the_build_and_images_stay() {
         ("RBUILD_MIN_FREE", "0"),
     ];
     command.envs(marks);
-    place.outcome(command.output().unwrap()).exits(0);
+    let third = place.outcome(command.output().unwrap()).exits(0);
     let after = size();
     let measured = std::fs::read_to_string(place.root().join("usage")).unwrap();
-    assert!(after < 15 << 20, "{before} to {after}, measured as {measured}");
+    assert!(
+        after < 15 << 20,
+        "{before} to {after}, measured as {measured}: {}",
+        third.stderr
+    );
     assert_eq!(
         place.build(&["."]).exits(0).summary(),
         "CACHED RUN echo small > /small\n"
