@@ -1,4 +1,6 @@
 //! Collection keeps what leases, images and recent use hold; disk use is what `du` says; a full disk is told apart.
+//!
+//! Long because what is kept and what goes are two sides of each rule, and one bench sets them all up.
 #![expect(clippy::unwrap_used, reason = "a step of a test that cannot be done fails the test")]
 
 use std::cell::RefCell;

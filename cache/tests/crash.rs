@@ -1,4 +1,6 @@
 //! Kill at every step of writing, loss of power, flipped bits, a damaged index: what a store has to survive.
+//!
+//! Long because every kind of file goes through the same kill, and is compared with the same store.
 #![expect(clippy::unwrap_used, reason = "a step of a test that cannot be done fails the test")]
 
 use std::collections::BTreeMap;

@@ -3,7 +3,10 @@
 //! A file is published in one of three ways. [`Sync::Now`] syncs the bytes, renames, and syncs the directory. [`Sync::Group`]
 //! syncs nothing: the file waits in a pending group, visible to this process at once, until [`Disk::commit_group`] makes the
 //! whole group durable with one `syncfs`. [`Sync::Never`] is for sealed files that no result depends on. The argument why a
-//! crash between any two steps is harmless is in [`crate::store_format`]. Names are relative to the root and made by this crate from digests, never from foreign text.
+//! crash between any two steps is harmless is in [`crate::store_format`]. Names are relative to the root and made by this crate
+//! from digests, never from foreign text.
+
+mod error;
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -13,8 +16,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use crate::budget::{BLOCK_BYTES, Budget, OverLimit};
+use crate::budget::{BLOCK_BYTES, Budget};
 use crate::remove::remove_tree;
+
+pub use error::WriteError;
 
 /// Directory of files that are being written.
 pub const TMP: &str = "tmp";
@@ -72,57 +77,6 @@ pub struct NoFaults;
 impl Faults for NoFaults {
     fn before(&self, _: Step) -> io::Result<()> {
         Ok(())
-    }
-}
-
-/// Why a file was not written.
-#[derive(Debug, thiserror::Error)]
-pub enum WriteError {
-    /// The file system or the quota is full.
-    #[error("no space left for {needed_bytes} bytes at `{path}`")]
-    NoSpace {
-        /// What did not fit: the size of the file as far as it is known.
-        needed_bytes: u64,
-        /// Where.
-        path: PathBuf,
-    },
-    /// The store may not be larger.
-    #[error("no room for `{path}`: {limit}")]
-    OverLimit {
-        /// Where.
-        path: PathBuf,
-        /// What was reached.
-        limit: OverLimit,
-    },
-    /// Anything else.
-    #[error("cannot write `{path}`")]
-    Io {
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-}
-
-impl WriteError {
-    /// Whether there is no room: collecting may help.
-    #[must_use]
-    pub fn is_full(&self) -> bool {
-        matches!(self, Self::NoSpace { .. } | Self::OverLimit { .. })
-    }
-
-    /// Sorts an error of the system: full disks apart from the rest.
-    #[must_use]
-    pub fn new(path: &Path, needed_bytes: u64, source: io::Error) -> Self {
-        let path = path.to_owned();
-        let inner = source.get_ref().and_then(|inner| inner.downcast_ref::<OverLimit>());
-        if let Some(limit) = inner.copied() {
-            return Self::OverLimit { path, limit };
-        }
-        match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace { needed_bytes, path },
-            _ => Self::Io { path, source },
-        }
     }
 }
 
