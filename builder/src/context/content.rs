@@ -26,6 +26,7 @@ struct Job<'a> {
     index: usize,
     path: &'a RelPath,
     stamp: Stamp,
+    has_xattrs: bool,
 }
 
 /// Turns what was found into entries; also says how many files were read.
@@ -57,12 +58,17 @@ pub(super) fn fill(
         });
         if kinds[index].is_none() {
             let path = &found.path;
-            jobs.push(Job { index, path, stamp });
+            jobs.push(Job {
+                index,
+                path,
+                stamp,
+                has_xattrs: !found.metadata.xattrs.is_empty(),
+            });
         }
     }
     for (job, content) in hash_all(root, &jobs)? {
         kinds[job.index] = Some(file(&job.stamp, content));
-        cache.insert(job.stamp, content);
+        cache.insert(job.stamp, content, job.has_xattrs);
     }
     let hashed_files = jobs.len();
     let entries = found.into_iter().zip(kinds).map(|(found, kind)| {

@@ -125,8 +125,8 @@ pub fn walk_at(
     let ignore = request.ignore.unwrap_or(&nothing_ignored);
     let root = Root::open(root)?;
     let selection = follow::select(&root, ignore, request.include)?;
-    let scan = walk::scan(&root, ignore, &selection.paths)?;
     let mut cache = StatCache::load(stat_cache, now);
+    let scan = walk::scan(&root, ignore, &selection.paths, &cache)?;
     let (entries, hashed_files) = content::fill(&root, scan.found, &mut cache)?;
     cache.save();
     let tree = Tree::new(entries);

@@ -1,7 +1,7 @@
 //! Digests remembered between walks, so that an unchanged context costs a walk and no reading.
 //!
-//! The file: a version line, records of 80 bytes (device, inode, size, times of content and of change, digest; numbers
-//! little-endian), and the BLAKE3 digest of all that. It only ever saves work: a damaged, missing or unwritable one is a cold
+//! The file: a version line, records of 81 bytes (device, inode, size, times of content and of change, digest, and 1 if there
+//! are extended attributes; numbers little-endian), and the BLAKE3 digest of all that. It only ever saves work: a damaged, missing or unwritable one is a cold
 //! cache, so none of its errors is reported.
 
 use std::collections::HashMap;
@@ -14,8 +14,8 @@ use proto::tree::Timestamp;
 
 use super::dir::Stamp;
 
-const VERSION: &[u8] = b"rbuild stat cache 1\n";
-const RECORD_BYTES: usize = 80;
+const VERSION: &[u8] = b"rbuild stat cache 2\n";
+const RECORD_BYTES: usize = 81;
 const TRAILER_BYTES: usize = 32;
 
 /// Three million files; a larger file is not ours.
@@ -25,14 +25,22 @@ const MAX_FILE_BYTES: u64 = 240 << 20;
 /// the coarsest clock in use (FAT), so a stamp that much older than the walk has seen its last write.
 const RACY_SECONDS: i64 = 2;
 
+/// What is known of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Known {
+    content: ContentDigest,
+    /// Whether it has extended attributes that count. Setting one changes the stamp.
+    has_xattrs: bool,
+}
+
 /// The cache of one root.
 #[derive(Debug)]
 pub(super) struct StatCache {
     file: Option<PathBuf>,
     now: Timestamp,
-    known: HashMap<Stamp, ContentDigest>,
+    known: HashMap<Stamp, Known>,
     /// What this walk saw: nothing else is kept, so the file never outgrows the context.
-    seen: HashMap<Stamp, ContentDigest>,
+    seen: HashMap<Stamp, Known>,
 }
 
 impl StatCache {
@@ -52,15 +60,20 @@ impl StatCache {
         if self.is_racy(stamp) {
             return None;
         }
-        let content = *self.known.get(stamp)?;
-        self.seen.insert(*stamp, content);
-        Some(content)
+        let known = *self.known.get(stamp)?;
+        self.seen.insert(*stamp, known);
+        Some(known.content)
+    }
+
+    /// Whether the file with this stamp has no extended attributes, and nobody need look.
+    pub(super) fn has_no_xattrs(&self, stamp: &Stamp) -> bool {
+        !self.is_racy(stamp) && self.known.get(stamp).is_some_and(|known| !known.has_xattrs)
     }
 
     /// Remembers a digest, unless the file is so young that it may change without its stamp.
-    pub(super) fn insert(&mut self, stamp: Stamp, content: ContentDigest) {
+    pub(super) fn insert(&mut self, stamp: Stamp, content: ContentDigest, has_xattrs: bool) {
         if self.file.is_some() && !self.is_racy(&stamp) {
-            self.seen.insert(stamp, content);
+            self.seen.insert(stamp, Known { content, has_xattrs });
         }
     }
 
@@ -85,14 +98,14 @@ impl StatCache {
 }
 
 /// Nothing for whatever reason: see the head of this file.
-fn read(file: &Path) -> Option<HashMap<Stamp, ContentDigest>> {
+fn read(file: &Path) -> Option<HashMap<Stamp, Known>> {
     if fs::metadata(file).ok()?.len() > MAX_FILE_BYTES {
         return None;
     }
     decode(&fs::read(file).ok()?)
 }
 
-fn decode(bytes: &[u8]) -> Option<HashMap<Stamp, ContentDigest>> {
+fn decode(bytes: &[u8]) -> Option<HashMap<Stamp, Known>> {
     let (signed, trailer) = bytes.split_at_checked(bytes.len().checked_sub(TRAILER_BYTES)?)?;
     if blake3::hash(signed).as_bytes() != trailer {
         return None;
@@ -101,7 +114,7 @@ fn decode(bytes: &[u8]) -> Option<HashMap<Stamp, ContentDigest>> {
     rest.is_empty().then(|| records.iter().map(decode_record).collect())
 }
 
-fn decode_record(record: &[u8; RECORD_BYTES]) -> (Stamp, ContentDigest) {
+fn decode_record(record: &[u8; RECORD_BYTES]) -> (Stamp, Known) {
     let wide = |at: usize| u64::from_le_bytes(part(record, at));
     let time = |at: usize| Timestamp {
         seconds: i64::from_le_bytes(part(record, at)),
@@ -115,7 +128,11 @@ fn decode_record(record: &[u8; RECORD_BYTES]) -> (Stamp, ContentDigest) {
         ctime: time(36),
     };
     let content = blake3::Hash::from_bytes(part(record, 48));
-    (stamp, content.into())
+    let known = Known {
+        content: content.into(),
+        has_xattrs: record[80] != 0,
+    };
+    (stamp, known)
 }
 
 fn part<const N: usize>(record: &[u8; RECORD_BYTES], at: usize) -> [u8; N] {
@@ -124,10 +141,10 @@ fn part<const N: usize>(record: &[u8; RECORD_BYTES], at: usize) -> [u8; N] {
     bytes
 }
 
-fn encode(entries: &HashMap<Stamp, ContentDigest>) -> Vec<u8> {
+fn encode(entries: &HashMap<Stamp, Known>) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(VERSION.len() + entries.len() * RECORD_BYTES + TRAILER_BYTES);
     bytes.extend_from_slice(VERSION);
-    for (stamp, content) in entries {
+    for (stamp, known) in entries {
         for number in [stamp.device, stamp.inode, stamp.size_bytes] {
             bytes.extend_from_slice(&number.to_le_bytes());
         }
@@ -135,7 +152,8 @@ fn encode(entries: &HashMap<Stamp, ContentDigest>) -> Vec<u8> {
             bytes.extend_from_slice(&time.seconds.to_le_bytes());
             bytes.extend_from_slice(&time.nanoseconds.to_le_bytes());
         }
-        bytes.extend_from_slice(content.as_bytes());
+        bytes.extend_from_slice(known.content.as_bytes());
+        bytes.push(u8::from(known.has_xattrs));
     }
     let trailer = blake3::hash(&bytes);
     bytes.extend_from_slice(trailer.as_bytes());
@@ -143,7 +161,7 @@ fn encode(entries: &HashMap<Stamp, ContentDigest>) -> Vec<u8> {
 }
 
 /// Under another name first: a reader finds the old file or the new one. Not synced: a torn one fails its checksum.
-fn write(file: &Path, entries: &HashMap<Stamp, ContentDigest>) -> io::Result<()> {
+fn write(file: &Path, entries: &HashMap<Stamp, Known>) -> io::Result<()> {
     let mut name = file.as_os_str().to_owned();
     name.push(format!(".{}.new", std::process::id()));
     let temporary = PathBuf::from(name);
@@ -178,11 +196,18 @@ mod tests {
         }
     }
 
+    fn known(content: &[u8], has_xattrs: bool) -> Known {
+        Known {
+            content: ContentDigest::of(content),
+            has_xattrs,
+        }
+    }
+
     #[test]
     fn entries_survive_encoding_and_no_damage_does() {
         let entries = HashMap::from([
-            (stamp(-4), ContentDigest::of(b"a")),
-            (stamp(9), ContentDigest::of(b"b")),
+            (stamp(-4), known(b"a", true)),
+            (stamp(9), known(b"b", false)),
         ]);
         let bytes = encode(&entries);
         assert_eq!(decode(&bytes), Some(entries));
@@ -203,11 +228,12 @@ mod tests {
             nanoseconds: 0,
         };
         let mut cache = StatCache::load(Some(&file), at(12));
-        cache.insert(stamp(10), ContentDigest::of(b"young"));
-        cache.insert(stamp(9), ContentDigest::of(b"old"));
+        cache.insert(stamp(10), ContentDigest::of(b"young"), false);
+        cache.insert(stamp(9), ContentDigest::of(b"old"), false);
         cache.save();
         let mut cache = StatCache::load(Some(&file), at(100));
         assert_eq!(cache.lookup(&stamp(10)), None);
+        assert!(cache.has_no_xattrs(&stamp(9)) && !cache.has_no_xattrs(&stamp(10)));
         assert_eq!(cache.lookup(&stamp(9)), Some(ContentDigest::of(b"old")));
         let mut cache = StatCache::load(Some(&file), at(10));
         assert_eq!(cache.lookup(&stamp(9)), None);

@@ -8,6 +8,7 @@ use rustix::fs::{FileType, Stat};
 
 use super::WalkError;
 use super::dir::{Directory, Root, Stamp, XattrBuffer, Xattrs, file_type};
+use super::stat_cache::StatCache;
 
 /// What a walk finds, in order of paths.
 #[derive(Debug, Default)]
@@ -64,6 +65,7 @@ struct Pending {
 
 #[derive(Debug)]
 struct Scanner<'a> {
+    cache: &'a StatCache,
     ignore: &'a Patterns,
     selected: &'a BTreeSet<RelPath>,
     pending: Vec<Pending>,
@@ -71,9 +73,15 @@ struct Scanner<'a> {
     xattrs: XattrBuffer,
 }
 
-/// Reads the metadata of `selected` and all below, as far as `ignore` lets through.
-pub(super) fn scan(root: &Root, ignore: &Patterns, selected: &BTreeSet<RelPath>) -> Result<Scan, WalkError> {
+/// Reads the metadata of `selected` and all below, as far as `ignore` lets through, and `cache` does not know of them.
+pub(super) fn scan(
+    root: &Root,
+    ignore: &Patterns,
+    selected: &BTreeSet<RelPath>,
+    cache: &StatCache,
+) -> Result<Scan, WalkError> {
     let mut scanner = Scanner {
+        cache,
         ignore,
         selected,
         pending: vec![Pending {
@@ -171,7 +179,9 @@ impl Scanner<'_> {
         let mut xattrs = Vec::new();
         let what = match file_type(stat) {
             FileType::RegularFile => {
-                xattrs = directory.xattrs(name, &mut self.xattrs)?;
+                if !self.cache.has_no_xattrs(&Stamp::of(stat)) {
+                    xattrs = directory.xattrs(name, &mut self.xattrs)?;
+                }
                 What::File {
                     linked: stat.st_nlink > 1,
                 }
