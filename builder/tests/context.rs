@@ -408,7 +408,10 @@ fn attributes_that_are_set_later_are_seen_and_known_ones_stay() {
     while fs::metadata(file("a")).unwrap().ctime_nsec() == old {
         setxattr(file("a"), "user.k", b"2", XattrFlags::empty()).unwrap();
     }
-    assert_eq!(kept(&context.walk_after(10), "a"), [(b"user.k".to_vec(), b"2".to_vec())]);
+    assert_eq!(
+        kept(&context.walk_after(10), "a"),
+        [(b"user.k".to_vec(), b"2".to_vec())]
+    );
 }
 
 #[test]

@@ -169,6 +169,7 @@ mod tests {
             index: 0,
             path,
             stamp: Stamp::of(&stat),
+            has_xattrs: false,
         }
     }
 

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use frontend::patterns::Patterns;
-use proto::tree::RelPath;
+use proto::tree::{RelPath, Timestamp};
 
 use super::dir::Root;
+use super::stat_cache::StatCache;
 use super::walk::{Found, What};
 use super::{WalkError, follow, walk};
 
@@ -48,16 +49,17 @@ pub fn list(root: &Path, ignore: Option<&Patterns>, include: Option<&[String]>) 
     let nothing_ignored = Patterns::default();
     let ignore = ignore.unwrap_or(&nothing_ignored);
     let root = Root::open(root)?;
+    let nothing_known = StatCache::load(None, Timestamp::default());
     let sent: BTreeSet<RelPath> = match include {
         Some([]) => BTreeSet::new(),
         include => {
             let selection = follow::select(&root, ignore, include.unwrap_or_default())?;
-            let found = walk::scan(&root, ignore, &selection.paths)?.found;
+            let found = walk::scan(&root, ignore, &selection.paths, &nothing_known)?.found;
             found.into_iter().map(|found| found.path).collect()
         }
     };
     let everything = BTreeSet::from([RelPath::root()]);
-    let found = walk::scan(&root, &nothing_ignored, &everything)?.found;
+    let found = walk::scan(&root, &nothing_ignored, &everything, &nothing_known)?.found;
     let mut listed: BTreeMap<RelPath, Listed> = BTreeMap::new();
     for found in &found {
         let fate = match sent.contains(&found.path) {

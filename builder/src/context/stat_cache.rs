@@ -205,10 +205,7 @@ mod tests {
 
     #[test]
     fn entries_survive_encoding_and_no_damage_does() {
-        let entries = HashMap::from([
-            (stamp(-4), known(b"a", true)),
-            (stamp(9), known(b"b", false)),
-        ]);
+        let entries = HashMap::from([(stamp(-4), known(b"a", true)), (stamp(9), known(b"b", false))]);
         let bytes = encode(&entries);
         assert_eq!(decode(&bytes), Some(entries));
         for at in 0..bytes.len() {
