@@ -428,7 +428,7 @@ async fn dial(socket: &Path) -> Result<Option<(Channel, v1::InfoReply)>, Problem
     let endpoint = Endpoint::from_static("http://rbuild.invalid");
     let channel = endpoint.connect_with_connector_lazy(connector);
     let mut admin = AdminClient::new(channel.clone());
-    let answer = tokio::time::timeout(ANSWER_TIMEOUT, admin.info(v1::InfoRequest {})).await;
+    let answer = tokio::time::timeout(ANSWER_TIMEOUT, admin.info(v1::InfoRequest::default())).await;
     let answer = answer.map_err(|_| {
         Problem::environment(format!(
             "`{}`: somebody listens, but did not answer within {} seconds",

@@ -22,22 +22,17 @@ pub struct AdminService(pub Arc<Shared>);
 
 #[tonic::async_trait]
 impl AdminApi for AdminService {
-    async fn info(&self, _request: Request<v1::InfoRequest>) -> Result<Response<v1::InfoReply>, Status> {
-        let probes = crate::executor::probe().into_iter();
-        let probes = probes
-            .chain([crate::sources::git::probe()])
-            .map(|probe| v1::info_reply::Probe {
-                name: probe.name.to_owned(),
-                ok: probe.ok,
-                detail: probe.found,
-                help: String::new(),
-            });
+    async fn info(&self, request: Request<v1::InfoRequest>) -> Result<Response<v1::InfoReply>, Status> {
+        let probes = match request.into_inner().with_probes {
+            true => self.blocking(|_| Ok(probes())).await?,
+            false => Vec::new(),
+        };
         Ok(Response::new(v1::InfoReply {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             root: self.0.root.display().to_string(),
             builds_running: self.0.builds.running() as u64,
-            probes: probes.collect(),
+            probes,
             ends_when_idle: self.0.idle_timeout.is_some(),
         }))
     }
@@ -160,6 +155,20 @@ impl AdminService {
         let done = tokio::task::spawn_blocking(move || work(&shared)).await;
         done.map_err(|error| Status::internal(error.to_string()))?
     }
+}
+
+/// What this machine offers to builds.
+fn probes() -> Vec<v1::info_reply::Probe> {
+    let all = crate::executor::probe()
+        .into_iter()
+        .chain([crate::sources::git::probe()]);
+    let wire = |probe: crate::executor::Probe| v1::info_reply::Probe {
+        name: probe.name.to_owned(),
+        ok: probe.ok,
+        detail: probe.found,
+        help: String::new(),
+    };
+    all.map(wire).collect()
 }
 
 fn listed(image: &Image) -> v1::list_images_reply::Image {

@@ -200,7 +200,8 @@ pub(crate) async fn version(args: &FormatArgs, config: &Config) -> Result<(), Pr
 /// Also if a probe failed: then builds may fail.
 pub(crate) async fn doctor(args: &FormatArgs, config: &Config) -> Result<(), Problem> {
     let info = server::with(config, async |connection| {
-        Ok(connection.admin().info(v1::InfoRequest {}).await?.into_inner())
+        let request = v1::InfoRequest { with_probes: true };
+        Ok(connection.admin().info(request).await?.into_inner())
     })
     .await?;
     ui::result(&match args.format {
