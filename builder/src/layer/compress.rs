@@ -18,8 +18,9 @@ use super::limits::{LimitExceeded, Limits};
 
 /// Input bytes of one gzip member. Part of the bytes we produce: changing it changes digests.
 const MEMBER_BYTES: usize = 1 << 20;
-/// gzip level if none is asked for.
-const GZIP_LEVEL: i32 = 6;
+/// gzip level if none is asked for. The result is as small as that of other builders, which call their own levels 5 or 6; ours of
+/// that name takes 40 % longer for 4 % less.
+const GZIP_LEVEL: i32 = 3;
 /// zstd level if none is asked for.
 const ZSTD_LEVEL: i32 = 3;
 

@@ -51,7 +51,7 @@ pub use damage::{is_damage, is_exhaustion, lost, store_failed};
 /// Trees of layers that are kept in memory; the others are read again from the store.
 const TREES_KEPT: usize = 256;
 
-/// Threads that compress one layer. The bytes do not depend on it.
+/// Most threads that compress one layer, each with some megabytes to work on. The bytes do not depend on it.
 const COMPRESS_THREADS: usize = 4;
 
 /// The layers of one store. Cheap to clone.
@@ -481,7 +481,7 @@ impl Layers {
             .ingest()
             .map_err(|error| store_failed(&error))?
             .digested_by_writer();
-        let (digest, size) = compress::compress(plain, compression, None, COMPRESS_THREADS, &mut ingest)
+        let (digest, size) = compress::compress(plain, compression, None, compress_threads(), &mut ingest)
             .map_err(|error| store_failed(&error))?;
         self.hold(Held::Blob(digest));
         ingest.commit(digest, size).map_err(|error| store_failed(&error))?;
@@ -520,6 +520,13 @@ impl Layers {
         let form = Descriptor::new(Compression::None.media_type(), digest, size);
         Ok(Layer::built(DiffId(digest), size, vec![form]))
     }
+}
+
+/// More than there are processors gain nothing and cost memory.
+fn compress_threads() -> usize {
+    std::thread::available_parallelism()
+        .map_or(1, usize::from)
+        .min(COMPRESS_THREADS)
 }
 
 fn compression_of(blob: &Descriptor) -> Result<Compression, BuildError> {
