@@ -353,9 +353,8 @@ impl Resolver<'_> {
             .await;
         result.map_err(|mut error| {
             error.place = place(self.source, wanted.span);
-            let text = self.source.slice(wanted.span);
-            if is_word(text) && !is_base(self.source, wanted.span) {
-                let note = format!("no stage is called `{text}`, so it was looked for as an image");
+            if let Some(word) = &wanted.no_stage {
+                let note = format!("no stage is called `{word}`, so it was looked for as an image");
                 error.notes.push(note);
             }
             if let Some(near) = &wanted.near_stage {
@@ -364,22 +363,6 @@ impl Resolver<'_> {
             error
         })
     }
-}
-
-/// Whether `text` could be meant as the name of a stage: images usually have a tag, a digest or a registry.
-fn is_word(text: &str) -> bool {
-    let more = |c: char| matches!(c, '-' | '_');
-    !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || more(c))
-}
-
-/// Whether `span` is in a `FROM`, where most words are images.
-fn is_base(source: &SourceFile, span: Span) -> bool {
-    let line = source.text[..span.start as usize].rsplit('\n').next();
-    line.is_some_and(|line| {
-        line.trim_start()
-            .get(..4)
-            .is_some_and(|word| word.eq_ignore_ascii_case("from"))
-    })
 }
 
 async fn walk_contexts(
@@ -505,23 +488,5 @@ fn to_wire(source: &SourceFile, diagnostic: &Diagnostic) -> v1::Diagnostic {
         start: diagnostic.span.start,
         end: diagnostic.span.end,
         line: place(source, diagnostic.span).map_or(0, |place| place.line),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_word_behind_from_is_an_image_and_elsewhere_perhaps_a_stage() {
-        let source = SourceFile::new("Dockerfile", "FROM alpine\nCOPY --from=two /a /\n");
-        let of = |word: &str| {
-            let start = source.text.find(word).unwrap();
-            Span::new(start, start + word.len())
-        };
-        assert!(is_base(&source, of("alpine")));
-        assert!(!is_base(&source, of("two")));
-        assert!(is_word("two") && is_word("build-1"));
-        assert!(!is_word("nginx:1") && !is_word("h.example/a") && !is_word(""));
     }
 }

@@ -26,6 +26,8 @@ pub struct ImageRequest {
     pub lines: (u32, u32),
     /// A stage with nearly that name, which may be meant.
     pub near_stage: Option<String>,
+    /// The word, if it was looked for as a stage first and looks like one: it has no tag, digest or registry.
+    pub no_stage: Option<String>,
 }
 
 /// What is known of an image.

@@ -273,7 +273,13 @@ pub(crate) fn resolve(
         Found::Later(_) => Err(later(word, mount, &own)),
         Found::OutOfRange => Err(out_of_range(input.stages, word)),
         Found::Unknown if word.value == "scratch" => Ok(Origin::Empty),
-        Found::Unknown => image(input, index, &word.value, platform, place),
+        Found::Unknown => Ok(match image(input, index, &word.value, platform, place)? {
+            Origin::Image(request, context) => {
+                let no_stage = is_word(&word.value).then(|| word.value.clone());
+                Origin::Image(ImageRequest { no_stage, ..request }, context)
+            }
+            other => other,
+        }),
     }
 }
 
@@ -338,6 +344,12 @@ fn later(word: &Word, mount: Option<&Mount>, own: &str) -> Diagnostic {
     Diagnostic::error("later-stage", word.span, message).help(help)
 }
 
+/// Whether `text` could be meant as the name of a stage: images usually have a tag, a digest or a registry.
+fn is_word(text: &str) -> bool {
+    let more = |c: char| matches!(c, '-' | '_');
+    !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || more(c))
+}
+
 /// An image by the reference a user wrote.
 pub(crate) fn image(
     input: Input<'_>,
@@ -361,6 +373,7 @@ pub(crate) fn image(
         span,
         lines,
         near_stage: input.stages.nearest(text, index),
+        no_stage: None,
     };
     Ok(Origin::Image(request, None))
 }
@@ -378,6 +391,7 @@ pub(crate) fn named(name: &str, context: &NamedContext, platform: &Platform, pla
                 span: place.0,
                 lines: place.1,
                 near_stage: None,
+                no_stage: None,
             };
             Origin::Image(request, Some(name.to_owned()))
         }

@@ -177,6 +177,19 @@ fn an_image_that_may_be_a_misspelt_stage_is_asked_for_with_the_stage() {
 }
 
 #[test]
+fn a_word_behind_from_is_an_image_and_elsewhere_perhaps_a_stage() {
+    let text = "FROM alpine\nCOPY --from=two /a /\nCOPY --from=build-1 /a /\nCOPY --from=nginx:1 /a /\nCOPY --from=h.example/a /a /\n";
+    let source = frontend::source::SourceFile::new("Dockerfile", text);
+    let parsed = frontend::parse(&source);
+    let images = frontend::lower::Images::new();
+    let Ok(frontend::Lowered::Need(requests)) = frontend::lower(&source, &parsed, &setup().options, &images) else {
+        panic!("images are needed");
+    };
+    let words: Vec<_> = requests.iter().map(|request| request.no_stage.as_deref()).collect();
+    assert_eq!(words, [None, Some("two"), Some("build-1"), None, None], "{requests:?}");
+}
+
+#[test]
 fn bad_bases_are_refused() {
     all_errors(
         &[
