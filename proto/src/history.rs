@@ -84,6 +84,17 @@ pub enum Outcome {
     Failure(String),
 }
 
+impl Outcome {
+    /// Digest and message, as messages of the protocol and of the store have them: one of them is empty.
+    #[must_use]
+    pub fn as_wire(&self) -> (String, String) {
+        match self {
+            Self::Success(digest) => (digest.clone(), String::new()),
+            Self::Failure(message) => (String::new(), message.clone()),
+        }
+    }
+}
+
 /// A step of a build.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BuildStep {
@@ -224,10 +235,7 @@ impl TryFrom<v1::StoredHistory> for History {
 
 impl From<&BuildRecord> for v1::StoredBuild {
     fn from(build: &BuildRecord) -> Self {
-        let (digest, failure) = match &build.outcome {
-            Outcome::Success(digest) => (digest.clone(), String::new()),
-            Outcome::Failure(message) => (String::new(), message.clone()),
-        };
+        let (digest, failure) = build.outcome.as_wire();
         Self {
             id: build.id.clone(),
             started_ms: build.started_ms,

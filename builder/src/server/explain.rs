@@ -5,7 +5,7 @@
 
 use cache::records::RecordStore;
 use cache::store::Store;
-use proto::history::{BuildRecord, BuildStep, Outcome, PastStep};
+use proto::history::{BuildRecord, BuildStep, PastStep};
 use proto::miss::{Change, FileChange, FileDifference};
 use proto::record::{CacheKey, Preimage};
 use proto::v1;
@@ -91,10 +91,7 @@ fn is_meant(step: &BuildStep, wanted: &str) -> bool {
 }
 
 fn build_reply(build: &BuildRecord, steps: Vec<Step>) -> v1::ExplainReply {
-    let (digest, failure) = match &build.outcome {
-        Outcome::Success(digest) => (digest.clone(), String::new()),
-        Outcome::Failure(message) => (String::new(), message.clone()),
-    };
+    let (digest, failure) = build.outcome.as_wire();
     v1::ExplainReply {
         id: build.id.clone(),
         started_ms: build.started_ms,
@@ -241,7 +238,7 @@ fn file_to_wire(file: &FileChange) -> Difference {
 #[cfg(test)]
 mod tests {
     use proto::digest::ContentDigest;
-    use proto::history::Verdict;
+    use proto::history::{Outcome, Verdict};
 
     use super::*;
 
