@@ -57,6 +57,40 @@ fn record(name: &str, step: &str) -> CacheRecord {
 }
 
 #[test]
+fn a_blob_is_read_while_it_is_written_and_to_its_end_only_when_it_is_one() {
+    with_blobs(|blobs, _| {
+        let digest = Digest::of(b"hello");
+        let mut ingest = blobs.ingest().unwrap().digested_by_writer();
+        ingest.write_all(b"he").unwrap();
+        let mut early = ingest.follow().unwrap();
+        ingest.write_all(b"llo").unwrap();
+        let mut late = ingest.follow().unwrap();
+        let mut start = [0; 4];
+        early.read_exact(&mut start).unwrap();
+        assert_eq!(&start, b"hell");
+        let progress = early.progress();
+        let rest = std::thread::spawn(move || {
+            let mut rest = String::new();
+            early.read_to_string(&mut rest).map(|_| rest)
+        });
+        ingest.commit(digest, 5).unwrap();
+        assert_eq!(rest.join().unwrap().unwrap(), "o");
+        assert!(progress.was_committed());
+        let mut all = String::new();
+        late.read_to_string(&mut all).unwrap();
+        assert_eq!(all, "hello");
+
+        let mut given_up = blobs.ingest().unwrap().digested_by_writer();
+        given_up.write_all(b"lost").unwrap();
+        let mut follower = given_up.follow().unwrap();
+        let progress = follower.progress();
+        drop(given_up);
+        assert!(!progress.was_committed());
+        assert!(follower.read_to_end(&mut Vec::new()).is_err());
+    });
+}
+
+#[test]
 fn a_blob_is_there_once_committed_and_never_before() {
     with_blobs(|blobs, _| {
         let digest = Digest::of(b"hello");

@@ -1,11 +1,13 @@
 //! Blobs as files: `blobs/sha256/<2 hex digits>/<62 hex digits>`.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use proto::digest::Digest;
 
+use super::follow::Written;
 use super::{BlobError, BlobStore, Ingest, Sink, VerifiedReader};
 use crate::durable::{Disk, Sync, Temp, WriteError};
 
@@ -59,8 +61,21 @@ impl Sink for FileSink {
         written.map_err(|source| WriteError::new(self.temp.path(), self.size_bytes, source))
     }
 
+    fn written(&self) -> io::Result<Box<dyn Written>> {
+        Ok(Box::new(Reopened(File::open(self.temp.path())?)))
+    }
+
     fn publish(self: Box<Self>, digest: Digest) -> Result<(), WriteError> {
         self.disk.publish(self.temp, &file_name(digest), Sync::Group)
+    }
+}
+
+/// The file of a blob that is being written, under whatever name.
+struct Reopened(File);
+
+impl Written for Reopened {
+    fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+        self.0.read_at(buffer, at)
     }
 }
 

@@ -1,11 +1,12 @@
 //! Blobs in memory: the second implementation, for tests and for work that must leave nothing.
 
 use std::collections::HashMap;
-use std::io::Cursor;
+use std::io::{self, Cursor};
 use std::sync::{Arc, Mutex};
 
 use proto::digest::Digest;
 
+use super::follow::Written;
 use super::{BlobError, BlobStore, Ingest, Sink, VerifiedReader};
 use crate::durable::{WriteError, lock};
 
@@ -26,18 +27,36 @@ impl MemoryBlobs {
 
 struct MemorySink {
     blobs: Blobs,
-    bytes: Vec<u8>,
+    bytes: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Sink for MemorySink {
     fn append(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
-        self.bytes.extend_from_slice(bytes);
+        lock(&self.bytes).extend_from_slice(bytes);
         Ok(())
     }
 
+    fn written(&self) -> io::Result<Box<dyn Written>> {
+        Ok(Box::new(Shared(Arc::clone(&self.bytes))))
+    }
+
     fn publish(self: Box<Self>, digest: Digest) -> Result<(), WriteError> {
-        lock(&self.blobs).insert(digest, self.bytes.into());
+        let bytes = lock(&self.bytes).as_slice().into();
+        lock(&self.blobs).insert(digest, bytes);
         Ok(())
+    }
+}
+
+/// The bytes of a blob that is being written.
+struct Shared(Arc<Mutex<Vec<u8>>>);
+
+impl Written for Shared {
+    fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+        let bytes = lock(&self.0);
+        let start = usize::try_from(at).unwrap_or(usize::MAX).min(bytes.len());
+        let count = buffer.len().min(bytes.len() - start);
+        buffer[..count].copy_from_slice(&bytes[start..start + count]);
+        Ok(count)
     }
 }
 
@@ -45,7 +64,7 @@ impl BlobStore for MemoryBlobs {
     fn ingest(&self) -> Result<Ingest, BlobError> {
         Ok(Ingest::new(Box::new(MemorySink {
             blobs: Arc::clone(&self.blobs),
-            bytes: Vec::new(),
+            bytes: Arc::default(),
         })))
     }
 

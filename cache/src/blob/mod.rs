@@ -4,6 +4,7 @@
 //! places where bytes are kept ([`disk`], [`memory`]) only keep them; hashing and comparing is here, once.
 
 pub mod disk;
+pub mod follow;
 pub mod memory;
 
 use std::fmt;
@@ -12,6 +13,7 @@ use std::io::{self, Read, Write};
 use proto::digest::{Digest, Hasher};
 
 pub use self::disk::DiskBlobs;
+use self::follow::{Follower, Told, Written};
 pub use self::memory::MemoryBlobs;
 use crate::durable::WriteError;
 
@@ -141,6 +143,12 @@ pub trait Sink: Send {
     /// When they cannot be written.
     fn append(&mut self, bytes: &[u8]) -> Result<(), WriteError>;
 
+    /// Reads the bytes that were taken so far, and those that will be.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    fn written(&self) -> io::Result<Box<dyn Written>>;
+
     /// Makes the bytes the blob `digest`.
     ///
     /// # Errors
@@ -224,6 +232,7 @@ impl Ingest {
         DigestedIngest {
             sink: self.sink,
             size_bytes: self.size_bytes,
+            told: Told::default(),
         }
     }
 }
@@ -232,6 +241,7 @@ impl Ingest {
 pub struct DigestedIngest {
     sink: Box<dyn Sink>,
     size_bytes: u64,
+    told: Told,
 }
 
 impl fmt::Debug for DigestedIngest {
@@ -243,6 +253,14 @@ impl fmt::Debug for DigestedIngest {
 }
 
 impl DigestedIngest {
+    /// Reads the blob while it is written.
+    ///
+    /// # Errors
+    /// When the bytes cannot be read.
+    pub fn follow(&mut self) -> io::Result<Follower> {
+        Ok(Follower::new(self.sink.written()?, self.told.progress(self.size_bytes)))
+    }
+
     /// Makes it the blob `digest` of `size_bytes` bytes. Readers compare the digest, as they always do.
     ///
     /// # Errors
@@ -256,7 +274,9 @@ impl DigestedIngest {
                 found_bytes: self.size_bytes,
             });
         }
-        Ok(self.sink.publish(digest)?)
+        self.sink.publish(digest)?;
+        self.told.committed();
+        Ok(())
     }
 }
 
@@ -266,6 +286,7 @@ impl Write for DigestedIngest {
             .append(bytes)
             .map_err(|error| io::Error::from(BlobError::from(error)))?;
         self.size_bytes += bytes.len() as u64;
+        self.told.wrote(self.size_bytes);
         Ok(bytes.len())
     }
 
