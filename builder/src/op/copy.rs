@@ -116,6 +116,13 @@ pub enum CopyError {
     },
 }
 
+/// Whether the layer does not depend on what is below it. A mode change needs the entries below, so it makes `--link` an
+/// ordinary copy.
+#[must_use]
+pub fn is_on_empty(action: &CopyAction) -> bool {
+    action.link && action.mode.is_none()
+}
+
 /// The entries of the new layer, parents first; none if no source selected anything.
 ///
 /// `sources` are those of `action`, in its order; `lookup` reads the owner databases of `parent`; `now` is the time of
@@ -130,8 +137,7 @@ pub fn plan(
     lookup: Lookup<'_>,
     now: Timestamp,
 ) -> Result<Vec<PlannedEntry>, CopyError> {
-    // A mode change needs the entries below, so it makes `--link` an ordinary copy.
-    let onto_empty = action.link && action.mode.is_none();
+    let onto_empty = is_on_empty(action);
     let lookup = (!onto_empty && !parent.layers().is_empty()).then_some(lookup);
     let owner = match &action.owner {
         Some(owner) => Some(owner::numbers(owner, lookup)?),

@@ -122,7 +122,11 @@ pub async fn run(
     step: StepNumber,
 ) -> Result<Layer, BuildError> {
     let layers = &work.job.host.layers;
-    let below = inputs.stack(op.root);
+    let below = match &op.action {
+        // Such a layer is the same on every root: the one at hand need not even be here.
+        FileAction::Copy(copy) if copy::is_on_empty(copy) => Stack::default(),
+        _ => inputs.stack(op.root),
+    };
     let parent = MergedTree::new(layers.trees(&below, &work.job, step).await?);
     let owner = match &op.action {
         FileAction::MakeDir(make) => make.owner.as_ref(),
