@@ -4,6 +4,7 @@ use std::io::Write;
 use std::sync::Arc;
 
 use cache::blob::BlobStore;
+use cache::blob::follow::Follower;
 use cache::registry::{Client, CredentialSource, CredentialSourceError, Credentials, RegistryAccess};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -29,11 +30,32 @@ const REPORT_EVERY: u64 = 1 << 20;
 /// # Errors
 /// Registries that fail, bytes that do not match their digest, a full disk.
 pub async fn blob(origin: &Origin, blob: &Descriptor, job: &Job, step: StepNumber) -> Result<(), BuildError> {
-    if job.host.layers.has_blob(blob.digest) {
+    followed(origin, blob, job, step, |_| ()).await
+}
+
+/// [`blob`] for those who read it while it comes: a blob that is downloaded now is told of when its first bytes are there. One
+/// that comes at once, or was there, is not.
+///
+/// # Errors
+/// As [`blob`].
+pub async fn followed(
+    origin: &Origin,
+    blob: &Descriptor,
+    job: &Job,
+    step: StepNumber,
+    coming: impl FnOnce(Follower),
+) -> Result<(), BuildError> {
+    let layers = &job.host.layers;
+    if layers.has_blob(blob.digest) {
+        return Ok(());
+    }
+    // Builds that need the same base at the same time download it once.
+    let _turn = layers.download_turn(blob.digest).await;
+    if layers.has_blob(blob.digest) {
         return Ok(());
     }
     match origin {
-        Origin::Registry(reference) => from_registry(reference, blob, job, step).await,
+        Origin::Registry(reference) => from_registry(reference, blob, job, step, coming).await,
         // Boxed: this is written by the same code that reads layers.
         Origin::Fetched(source) => sources::again(source, blob, job, step).boxed().await,
         Origin::Layout(context) => from_layout(context, blob, job).await,
@@ -62,9 +84,13 @@ async fn from_registry(
     blob: &Descriptor,
     job: &Job,
     step: StepNumber,
+    coming: impl FnOnce(Follower),
 ) -> Result<(), BuildError> {
     let _phase = Phase::Pull.start();
-    let mut ingest = job.host.store.blobs().ingest().map_err(|error| store_failed(&error))?;
+    let ingest = job.host.store.blobs().ingest().map_err(|error| store_failed(&error))?;
+    // The client compares the digest.
+    let mut ingest = ingest.digested_by_writer();
+    coming(ingest.follow().map_err(|error| store_failed(&error))?);
     let what = format!("layer {}", blob.digest);
     let (mut received, mut reported) = (0, 0);
     let mut sink = |bytes: &[u8]| -> std::io::Result<()> {
@@ -82,9 +108,8 @@ async fn from_registry(
     }
     job.events.progress(step, &what, blob.size, blob.size);
     ingest
-        .commit(Some((blob.digest, blob.size)))
-        .map_err(|error| store_failed(&error))?;
-    Ok(())
+        .commit(blob.digest, blob.size)
+        .map_err(|error| store_failed(&error))
 }
 
 async fn from_layout(context: &Arc<str>, blob: &Descriptor, job: &Job) -> Result<(), BuildError> {
@@ -185,6 +210,9 @@ pub fn registry_failed(error: cache::registry::Error) -> BuildError {
         Error::Untrusted { registry, .. } => failure.help(format!(
             "let this machine trust its authority (`SSL_CERT_FILE`), or accept any certificate with `--insecure-registry {registry}`"
         )),
+        Error::DigestMismatch { .. } | Error::SizeMismatch { .. } => failure
+            .note("nothing of it was kept")
+            .help("build again; if that does not help, the registry's copy is damaged: push the image again"),
         Error::NoPlatform { .. } => failure.help("choose another platform with `--platform`"),
         Error::Sink(source) | Error::Source(source) => {
             room::no_room(source).unwrap_or_else(|| BuildError::environment(error.to_string()).note(source.to_string()))

@@ -30,5 +30,6 @@ pub mod snapshot;
 pub mod executor;
 pub mod cdi;
 mod blocking;
+mod turns;
 mod phase;
 mod sys;

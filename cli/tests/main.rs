@@ -2,6 +2,7 @@
 
 mod support;
 
+mod bases;
 mod build;
 mod cache;
 mod check;

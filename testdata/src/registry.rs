@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, ChildStderr, Command, Stdio};
+use std::sync::{Arc, Mutex};
 
 use crate::certificate::Certificate;
 use crate::token_server::{ISSUER, SERVICE, TokenServer};
@@ -18,6 +19,8 @@ pub const PASSWORD: &str = "correct horse";
 /// [`USER`] and bcrypt of [`PASSWORD`], at the lowest cost: nothing is protected here.
 const HTPASSWD: &str = "ci:$2y$04$jIxRBLq719ga4h91.Nrt2OfEhu.FkFJdFB4A6E7xAvVTz4aoHCzcy\n";
 
+type Lines = Arc<Mutex<Vec<String>>>;
+
 /// A running registry; killed by its process ID on drop, with all it holds.
 #[derive(Debug)]
 pub struct Registry {
@@ -25,6 +28,7 @@ pub struct Registry {
     address: String,
     /// Keeps the pipe open: the registry writes a line per request.
     log: Option<std::thread::JoinHandle<()>>,
+    lines: Lines,
     directory: tempfile::TempDir,
 }
 
@@ -102,11 +106,16 @@ impl Registry {
             .unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap());
         let address = listening(&mut log);
-        let log = std::thread::spawn(move || drain(log));
+        let lines = Lines::default();
+        let log = std::thread::spawn({
+            let lines = Arc::clone(&lines);
+            move || keep(log, &lines)
+        });
         Self {
             child,
             address,
             log: Some(log),
+            lines,
             directory,
         }
     }
@@ -121,6 +130,20 @@ impl Registry {
     #[must_use]
     pub fn name(&self, repository: &str) -> String {
         format!("{}/{repository}", self.address)
+    }
+
+    /// Digests of the blobs that it has sent by now, layers and configs, each as often as it was sent.
+    ///
+    /// # Panics
+    /// Never, as long as no test panics while it looks.
+    #[must_use]
+    pub fn blobs_sent(&self) -> Vec<String> {
+        let sent = |line: &String| {
+            let (_, blob) = line.split_once("/blobs/sha256:")?;
+            let whole = line.contains("http.request.method=GET") && line.contains("http.response.status=200");
+            whole.then(|| format!("sha256:{}", &blob[..64]))
+        };
+        self.lines.lock().unwrap().iter().filter_map(sent).collect()
     }
 
     /// Where its files are.
@@ -144,9 +167,11 @@ fn listening(log: &mut BufReader<ChildStderr>) -> String {
     }
 }
 
-fn drain(mut log: BufReader<ChildStderr>) {
+fn keep(log: BufReader<ChildStderr>, lines: &Lines) {
     // Read errors and end of file mean the same here: it is gone.
-    drop(std::io::copy(&mut log, &mut std::io::sink()));
+    for line in log.lines().map_while(Result::ok) {
+        lines.lock().unwrap().push(line);
+    }
 }
 
 impl Drop for Registry {

@@ -1,18 +1,19 @@
 //! A layer that a stranger made, into a directory in overlay format, or into its tree alone. Every entry is hostile.
 //!
-//! One pass: decompression runs on a thread of its own; here the uncompressed bytes are hashed, parsed, judged and written. The
-//! result counts only when the whole stream has the expected diff ID.
+//! One pass: decompression runs on a thread of its own, and so does the digest of the uncompressed bytes; here they are parsed,
+//! judged and written. The result counts only when the whole stream has the expected diff ID.
 
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
-use proto::digest::{ContentDigest, DiffId};
+use bytes::Bytes;
+use proto::digest::{ContentDigest, DiffId, Digest, Hasher};
 use proto::oci::Compression;
 use proto::tree::{EntryKind, RelPath, Timestamp, Tree, TreeEntry};
 
-use super::compress::{Hashed, decompress};
+use super::compress::decompress;
 use super::limits::{LimitExceeded, Limits};
 use super::lower::{Lower, LowerDirs};
 use super::merge::{EntryError, Merged};
@@ -24,6 +25,8 @@ pub use super::merge::Refusal;
 pub use super::read::TarError;
 
 const CHUNK_BYTES: usize = 256 << 10;
+/// Chunks that are decompressed and wait, for each of those who read them.
+const CHUNKS_AHEAD: usize = 8;
 
 /// The bytes of a layer and what they claim to be.
 #[derive(Debug)]
@@ -157,16 +160,20 @@ fn run(
         buffer: vec![0; CHUNK_BYTES],
     };
     let (digest, size_bytes) = thread::scope(|scope| {
-        let (sender, receiver) = sync_channel(8);
-        scope.spawn(move || produce(reader, compression, limits, &sender));
-        let mut hashed = Hashed::new(Chunks::new(receiver));
-        let mut archive = Archive::new(&mut hashed, limits);
+        let (sender, receiver) = sync_channel(CHUNKS_AHEAD);
+        let (to_hash, from_producer) = sync_channel(CHUNKS_AHEAD);
+        scope.spawn(move || produce(reader, compression, limits, &sender, &to_hash));
+        let digest = scope.spawn(move || digest(&from_producer));
+        let mut archive = Archive::new(Chunks::new(receiver), limits);
         while let Some(member) = archive.next()? {
             let name = member.name.clone();
             layer.take(member, &mut archive).map_err(|error| error.named(&name))?;
         }
         archive.drain()?;
-        Ok::<_, UnpackError>(hashed.finish())
+        match digest.join() {
+            Ok(digest) => Ok::<_, UnpackError>(digest),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
     })?;
     let found = DiffId(digest);
     if found != expected {
@@ -464,12 +471,13 @@ pub(crate) fn allowed_xattr(name: &[u8], value: &[u8]) -> Option<Vec<u8>> {
     (ours && name.len() <= 255 && !name.contains(&0)).then(|| value.to_vec())
 }
 
-/// The other thread: decompresses until the end, an error, or nobody listening.
+/// The first thread: decompresses until the end, an error, or nobody listening.
 fn produce(
     reader: impl Read + Send,
     compression: Compression,
     limits: &Limits,
-    chunks: &SyncSender<io::Result<Vec<u8>>>,
+    chunks: &SyncSender<io::Result<Bytes>>,
+    to_hash: &SyncSender<Bytes>,
 ) {
     let mut plain = match decompress(reader, compression, limits) {
         Ok(plain) => plain,
@@ -482,8 +490,10 @@ fn produce(
     loop {
         let mut chunk = Vec::with_capacity(CHUNK_BYTES);
         let read = plain.by_ref().take(CHUNK_BYTES as u64).read_to_end(&mut chunk);
+        let chunk = Bytes::from(chunk);
         let end = read.is_err() || chunk.is_empty();
-        if (!chunk.is_empty() && chunks.send(Ok(chunk)).is_err()) || end {
+        let given = chunk.is_empty() || chunks.send(Ok(chunk.clone())).is_ok() && to_hash.send(chunk).is_ok();
+        if end || !given {
             if let Err(error) = read {
                 drop(chunks.send(Err(error)));
             }
@@ -492,14 +502,25 @@ fn produce(
     }
 }
 
-/// Reads what the other thread sends.
+/// The second thread: digest and number of all bytes.
+fn digest(chunks: &Receiver<Bytes>) -> (Digest, u64) {
+    let mut hasher = Hasher::new();
+    let mut size_bytes = 0;
+    for chunk in chunks {
+        hasher.update(&chunk);
+        size_bytes += chunk.len() as u64;
+    }
+    (hasher.finish(), size_bytes)
+}
+
+/// Reads what the first thread sends.
 struct Chunks {
-    receiver: Receiver<io::Result<Vec<u8>>>,
-    chunk: io::Cursor<Vec<u8>>,
+    receiver: Receiver<io::Result<Bytes>>,
+    chunk: io::Cursor<Bytes>,
 }
 
 impl Chunks {
-    fn new(receiver: Receiver<io::Result<Vec<u8>>>) -> Self {
+    fn new(receiver: Receiver<io::Result<Bytes>>) -> Self {
         Self {
             receiver,
             chunk: io::Cursor::default(),

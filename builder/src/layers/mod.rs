@@ -8,6 +8,7 @@
 //! blob or snapshot ─────────── encode ► compressed blob, remembered as a further form
 //! ```
 
+mod arrive;
 mod damage;
 mod piped;
 
@@ -19,30 +20,23 @@ use cache::blob::BlobStore;
 use cache::lease::{Held, Lease};
 use cache::records::RecordStore;
 use cache::store::Store;
-use futures_util::future::try_join_all;
-use futures_util::stream::FuturesOrdered;
-use futures_util::{FutureExt, TryFutureExt, TryStreamExt};
-use proto::digest::{ChainId, DiffId};
+use proto::digest::{ChainId, DiffId, Digest};
 use proto::oci::{Compression, Descriptor};
 use proto::record::LayerInfo;
 use proto::tree::Tree;
 use rustix::io::Errno;
+use tokio::sync::OwnedMutexGuard;
 
-use crate::blocking;
-use crate::build::Job;
-use crate::event::StepNumber;
-use crate::fetch;
-use crate::layer::apply::{self, LayerSource};
 use crate::layer::entry::{Content, LayerEntry, SnapshotDir};
 use crate::layer::limits::Limits;
-use crate::layer::lower::LowerTrees;
 use crate::layer::tar::WrittenLayer;
 use crate::layer::{compress, tar};
 use crate::phase::Phase;
 use crate::request::{Blame, BuildError};
 use crate::snapshot::overlay::OverlaySnapshotter;
-use crate::snapshot::{self, Active, CreateError, Snapshotter};
-use crate::stack::{Layer, Origin, Stack};
+use crate::snapshot::{Active, Snapshotter};
+use crate::stack::{Layer, Stack};
+use crate::turns::Turns;
 
 pub use crate::layer::entry::to_path;
 use damage::broken_layer;
@@ -67,8 +61,10 @@ struct Inner {
     store: Arc<Store>,
     snapshots: Arc<OverlaySnapshotter>,
     trees: Mutex<HashMap<DiffId, Arc<Tree>>>,
-    /// One lock a chain that is being unpacked, so that builds that need it at the same time unpack it once.
-    unpacking: Mutex<HashMap<ChainId, Arc<tokio::sync::Mutex<()>>>>,
+    /// Blobs that are being downloaded.
+    downloads: Turns<Digest>,
+    /// Chains that are being unpacked.
+    unpacking: Turns<ChainId>,
 }
 
 impl Layers {
@@ -80,7 +76,8 @@ impl Layers {
                 store,
                 snapshots: Arc::new(snapshots),
                 trees: Mutex::default(),
-                unpacking: Mutex::default(),
+                downloads: Turns::default(),
+                unpacking: Turns::default(),
             }),
             lease: None,
         }
@@ -99,6 +96,11 @@ impl Layers {
         if let Some(lease) = &self.lease {
             lease.hold(thing);
         }
+    }
+
+    /// Whoever has it downloads the blob; nobody else does meanwhile.
+    pub(crate) async fn download_turn(&self, digest: Digest) -> OwnedMutexGuard<()> {
+        self.inner.downloads.take(digest).await
     }
 
     /// Snapshots of the layers.
@@ -132,7 +134,7 @@ impl Layers {
     /// Whether the store has a blob, which stays for this build then. One that cannot be read counts as absent: it is fetched or
     /// made again.
     #[must_use]
-    pub fn has_blob(&self, digest: proto::digest::Digest) -> bool {
+    pub fn has_blob(&self, digest: Digest) -> bool {
         self.hold(Held::Blob(digest));
         self.inner.store.blobs().size(digest).is_ok_and(|size| size.is_some())
     }
@@ -163,58 +165,6 @@ impl Layers {
             Compression::of_media_type(&form.media_type) == Some(compression) && self.has_blob(form.digest)
         };
         self.forms(info).into_iter().find(fits)
-    }
-
-    /// The trees of all layers of `stack`, base first. Layers that were never unpacked are read once for it.
-    ///
-    /// # Errors
-    /// Blobs that cannot be fetched or do not hold what they should.
-    pub async fn trees(&self, stack: &Stack, job: &Job, step: StepNumber) -> Result<Vec<Arc<Tree>>, BuildError> {
-        let unknown: Vec<&Layer> = stack
-            .layers()
-            .iter()
-            .filter(|layer| self.known_tree(layer.info.diff_id).is_none())
-            .collect();
-        // All downloads at once; reading goes upwards, since a layer may link to files of those below.
-        try_join_all(
-            unknown
-                .into_iter()
-                .map(|layer| self.blob_at_hand(layer, job, step).boxed()),
-        )
-        .await?;
-        let mut trees: Vec<Arc<Tree>> = Vec::with_capacity(stack.layers().len());
-        for layer in stack.layers() {
-            let tree = match self.known_tree(layer.info.diff_id) {
-                Some(tree) => tree,
-                None => self.scan(layer, trees.clone(), job, step).await?,
-            };
-            trees.push(tree);
-        }
-        Ok(trees)
-    }
-
-    async fn scan(
-        &self,
-        layer: &Layer,
-        below: Vec<Arc<Tree>>,
-        job: &Job,
-        step: StepNumber,
-    ) -> Result<Arc<Tree>, BuildError> {
-        let blob = self.blob_at_hand(layer, job, step).await?;
-        let (layers, expected) = (self.clone(), layer.info.diff_id);
-        blocking::run(move || {
-            let _phase = Phase::Scan.start();
-            let source = LayerSource {
-                reader: layers.open_blob(&blob)?,
-                compression: compression_of(&blob)?,
-                expected,
-            };
-            let lower = LowerTrees(below.iter().rev().map(Arc::as_ref).collect());
-            let scanned =
-                apply::scan(source, &lower, &Limits::default()).map_err(|error| broken_layer(&blob, &error))?;
-            layers.remember_tree(expected, scanned.tree)
-        })
-        .await
     }
 
     fn known_tree(&self, diff_id: DiffId) -> Option<Arc<Tree>> {
@@ -270,110 +220,6 @@ impl Layers {
         let tree = Arc::new(tree);
         self.keep_tree(diff_id, &tree);
         Ok(tree)
-    }
-
-    /// A blob of the store that holds the layer; fetched if it is only elsewhere.
-    async fn blob_at_hand(&self, layer: &Layer, job: &Job, step: StepNumber) -> Result<Descriptor, BuildError> {
-        if let Some(form) = self.local_form(&layer.info) {
-            return Ok(form);
-        }
-        if layer.origin == Origin::Built {
-            return Err(lost(&format!("layer {}", layer.info.diff_id)));
-        }
-        let form = self.forms(&layer.info).into_iter().next();
-        let form = form.ok_or_else(|| BuildError::bug(format!("layer {} has no blob", layer.info.diff_id)))?;
-        fetch::blob(&layer.origin, &form, job, step).await?;
-        Ok(form)
-    }
-
-    /// Makes snapshots of all layers of `stack` that have none, so that steps can run on it.
-    ///
-    /// # Errors
-    /// Blobs that cannot be fetched, do not hold what they should, or do not fit on the disk.
-    pub async fn unpack(&self, stack: &Stack, job: &Job, step: StepNumber) -> Result<(), BuildError> {
-        // Held before they are looked for: nobody takes them away in between, or under a step that runs on them.
-        for chain in stack.chains() {
-            self.hold(Held::Chain(*chain));
-        }
-        let missing: Vec<usize> = (0..stack.layers().len())
-            .filter(|index| !self.inner.snapshots.contains(&stack.chains()[*index]))
-            .collect();
-        // All downloads at once. Unpacking goes upwards, since a layer may link to files of those below, and does not wait for
-        // those above.
-        let (arrived, mut arrivals) = tokio::sync::mpsc::unbounded_channel();
-        let fetch = |index: usize| self.blob_at_hand(&stack.layers()[index], job, step).boxed();
-        let mut downloads: FuturesOrdered<_> = missing
-            .into_iter()
-            .map(|index| fetch(index).map_ok(move |_| index))
-            .collect();
-        let download = async move {
-            while let Some(index) = downloads.try_next().await? {
-                if arrived.send(index).is_err() {
-                    break;
-                }
-            }
-            Ok(())
-        };
-        let unpack = async {
-            while let Some(index) = arrivals.recv().await {
-                self.unpack_one(stack, index, job, step).await?;
-            }
-            Ok(())
-        };
-        tokio::try_join!(download, unpack).map(drop)
-    }
-
-    async fn unpack_one(&self, stack: &Stack, index: usize, job: &Job, step: StepNumber) -> Result<(), BuildError> {
-        let chain = stack.chains()[index];
-        let lock = {
-            let mut unpacking = self.inner.unpacking.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(unpacking.entry(chain).or_default())
-        };
-        let _guard = lock.lock().await;
-        if !self.inner.snapshots.contains(&chain) {
-            let layer = &stack.layers()[index];
-            let blob = self.blob_at_hand(layer, job, step).await?;
-            let (layers, info) = (self.clone(), layer.info.clone());
-            let below: Vec<ChainId> = stack.chains()[..index].to_vec();
-            blocking::run(move || layers.unpack_blob(&blob, &info, chain, &below)).await?;
-        }
-        self.inner
-            .unpacking
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&chain);
-        Ok(())
-    }
-
-    fn unpack_blob(
-        &self,
-        blob: &Descriptor,
-        info: &LayerInfo,
-        chain: ChainId,
-        below: &[ChainId],
-    ) -> Result<(), BuildError> {
-        let _phase = Phase::Unpack.start();
-        let compression = compression_of(blob)?;
-        let mut tree = None;
-        let created = snapshot::create(&*self.inner.snapshots, below, &chain, |dest, lowers| {
-            let reader = self.open_blob(blob)?;
-            let source = LayerSource {
-                reader,
-                compression,
-                expected: info.diff_id,
-            };
-            let unpacked = apply::unpack(source, dest, lowers, &Limits::default());
-            tree = Some(unpacked.map_err(|error| broken_layer(blob, &error))?.tree);
-            Ok::<_, BuildError>(())
-        });
-        created.map_err(|error| match error {
-            CreateError::Fill(error) => error,
-            CreateError::Snapshot(error) => store_failed(&error),
-        })?;
-        if let Some(tree) = tree {
-            self.remember_tree(info.diff_id, tree)?;
-        }
-        Ok(())
     }
 
     fn open_blob(&self, blob: &Descriptor) -> Result<Box<dyn Read + Send>, BuildError> {
