@@ -272,7 +272,7 @@ async fn solve_and_export(request: &BuildRequest, running: &Running, job: &Job) 
     let planned = &running.planned;
     let solve = Solve {
         definition: Arc::clone(&planned.definition),
-        work: Arc::new(BuildWork::new(job, planned)),
+        work: Arc::new(BuildWork::new(job, planned, &running.ledger)),
         store: Arc::clone(&job.host.store),
         lease: Arc::clone(&job.lease),
         flights: job.host.flights.clone(),

@@ -114,17 +114,17 @@ async fn from_registry(
 
 async fn from_layout(context: &Arc<str>, blob: &Descriptor, job: &Job) -> Result<(), BuildError> {
     let path = format!("blobs/sha256/{}", blob.digest.hex());
-    let mut answers = job.session.read_file(context, path.as_bytes()).await?;
+    let mut answers = job.session.read_files(context, vec![path.into_bytes()]).await?;
     let (store, blob) = (Arc::clone(&job.host.store), blob.clone());
     blocking::run(move || {
         let mut ingest = store.blobs().ingest().map_err(|error| store_failed(&error))?;
         let mut received = 0;
-        while let Some(bytes) = answers.blocking_next()? {
-            received += bytes.len() as u64;
+        while let Some(piece) = answers.blocking_piece()? {
+            received += piece.data.len() as u64;
             if received > blob.size {
                 break;
             }
-            ingest.write_all(&bytes).map_err(|error| store_failed(&error))?;
+            ingest.write_all(&piece.data).map_err(|error| store_failed(&error))?;
         }
         match ingest.commit(Some((blob.digest, blob.size))) {
             Ok(_) => Ok(()),
@@ -141,12 +141,12 @@ async fn from_layout(context: &Arc<str>, blob: &Descriptor, job: &Job) -> Result
 /// # Errors
 /// What the client says; files over `limit` bytes.
 pub async fn layout_file(context: &str, path: &str, limit: usize, job: &Job) -> Result<Vec<u8>, BuildError> {
-    let mut answers = job.session.read_file(context, path.as_bytes()).await?;
+    let mut answers = job.session.read_files(context, vec![path.as_bytes().to_vec()]).await?;
     let path = path.to_owned();
     blocking::run(move || {
         let mut all = Vec::new();
-        while let Some(bytes) = answers.blocking_next()? {
-            all.extend_from_slice(&bytes);
+        while let Some(piece) = answers.blocking_piece()? {
+            all.extend_from_slice(&piece.data);
             if all.len() > limit {
                 return Err(BuildError::user(format!(
                     "`{path}` of the OCI layout is larger than {limit} bytes"

@@ -220,14 +220,14 @@ impl Session {
         self.in_place.get(context).cloned()
     }
 
-    /// Opens one file of a context over the session; bytes arrive in order until the answers end.
+    /// Opens files of a context over the session: their bytes arrive in order, file by file, until the answers end.
     ///
     /// # Errors
     /// A client that has gone.
-    pub async fn read_file(&self, context: &str, path: &[u8]) -> Result<FileAnswers, BuildError> {
+    pub async fn read_files(&self, context: &str, paths: Vec<Vec<u8>>) -> Result<FileAnswers, BuildError> {
         let question = v1::ReadFiles {
             context: context.to_owned(),
-            paths: vec![path.to_vec()],
+            paths,
         };
         self.ask(Question::ReadFiles(question)).await.map(FileAnswers)
     }
@@ -346,7 +346,7 @@ impl Answers {
     }
 }
 
-/// The bytes of one file.
+/// The bytes of files.
 pub struct FileAnswers(Answers);
 
 impl std::fmt::Debug for FileAnswers {
@@ -356,14 +356,13 @@ impl std::fmt::Debug for FileAnswers {
 }
 
 impl FileAnswers {
-    /// The next bytes; nothing at the end of the file. For threads that may block.
+    /// The next bytes of one file; nothing after the last file. For threads that may block.
     ///
     /// # Errors
-    /// What the client says; a client that left before the end of the file.
-    pub fn blocking_next(&mut self) -> Result<Option<Vec<u8>>, BuildError> {
+    /// What the client says.
+    pub fn blocking_piece(&mut self) -> Result<Option<v1::FileContent>, BuildError> {
         match self.0.receiver.blocking_recv() {
-            Some(Ok(Answer::File(file))) if file.end_of_file && file.data.is_empty() => Ok(None),
-            Some(Ok(Answer::File(file))) => Ok(Some(file.data)),
+            Some(Ok(Answer::File(file))) => Ok(Some(file)),
             Some(Ok(_)) => Err(unexpected("ReadFiles")),
             Some(Err(error)) => Err(error),
             None => Ok(None),

@@ -18,6 +18,7 @@ mod help;
 mod leases;
 mod mounts;
 mod networks;
+mod other_user;
 mod outputs;
 mod platforms;
 mod privileges;

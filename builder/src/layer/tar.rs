@@ -125,6 +125,27 @@ pub fn write(
     })
 }
 
+/// Where the body of each entry of a layer begins, in bytes from its start. `tree` is that of a layer which [`write`] made; of
+/// other layers this says nothing.
+pub fn body_starts(tree: &Tree) -> impl Iterator<Item = (&TreeEntry, u64)> {
+    let mut at = 0;
+    let mut header = Vec::new();
+    tree.entries().iter().map(move |entry| {
+        header.clear();
+        // An entry that fits in no tar is in none.
+        if !header::append(&mut header, entry, &name_in_tar(entry)) {
+            return (entry, u64::MAX);
+        }
+        let start = at + header.len() as u64;
+        let size = match entry.kind {
+            EntryKind::File { size, .. } => size,
+            _ => 0,
+        };
+        at = start + size.next_multiple_of(BLOCK as u64);
+        (entry, start)
+    })
+}
+
 /// The entry as whoever unpacks the layer will have it.
 fn as_unpacked(entry: &TreeEntry, clamp_mtime: Option<i64>) -> TreeEntry {
     let mut entry = entry.clone();

@@ -10,6 +10,7 @@
 
 mod arrive;
 mod damage;
+mod known;
 mod piped;
 
 use std::collections::HashMap;
@@ -41,6 +42,7 @@ use crate::turns::Turns;
 pub use crate::layer::entry::to_path;
 use damage::broken_layer;
 pub use damage::{is_damage, is_exhaustion, lost, store_failed};
+pub use known::KnownFiles;
 
 /// Trees of layers that are kept in memory; the others are read again from the store.
 const TREES_KEPT: usize = 256;

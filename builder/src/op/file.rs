@@ -228,8 +228,8 @@ impl Copying<'_> {
             else {
                 continue;
             };
-            let reader = Reader::open(self.work, from, self.inputs, self.step).await?;
-            let content = reader.content(&top.content, top.layer);
+            let reader = Reader::open(self.work, from, self.inputs, self.step, None).await?;
+            let content = reader.content(&top.content, top.layer, &top.entry.kind);
             let spool_dir = self.work.job.host.store.tmp_dir();
             let (layers, entry) = (self.work.job.host.layers.clone(), top.entry.clone());
             let path = root.path.clone();
@@ -256,21 +256,25 @@ impl Copying<'_> {
     /// Says of each planned file where its bytes are. Stages are unpacked only if a file of them is wanted.
     async fn with_contents(
         &self,
-        planned: Vec<PlannedEntry>,
+        mut planned: Vec<PlannedEntry>,
         unpacked: &[BTreeMap<usize, Archive>],
     ) -> Result<Vec<LayerEntry>, BuildError> {
-        let mut readers: Vec<Option<Reader>> = Vec::new();
+        let wanted = |index: usize| {
+            let is_from = |from: &PlannedContent| matches!(from, PlannedContent::Source { source_index, .. } if *source_index == index);
+            planned.iter().any(|entry| is_from(&entry.from))
+        };
+        // One reader for all sources of a context: its files are read in the order of the layer, not source by source.
+        let mut readers: BTreeMap<VertexId, Reader> = BTreeMap::new();
         for (index, source) in self.copy.sources.iter().enumerate() {
-            let wanted = planned.iter().any(
-                |entry| matches!(entry.from, PlannedContent::Source { source_index, .. } if source_index == index),
-            );
-            readers.push(match source {
-                CopySource::Path { from, .. } if wanted => {
-                    Some(Reader::open(self.work, *from, self.inputs, self.step).await?)
-                }
-                _ => None,
-            });
+            if let CopySource::Path { from, .. } = source
+                && wanted(index)
+                && !readers.contains_key(from)
+            {
+                let reader = Reader::open(self.work, *from, self.inputs, self.step, Some(self.id)).await?;
+                readers.insert(*from, reader);
+            }
         }
+        planned.sort_by(|a, b| a.entry.path.cmp(&b.entry.path));
         let entry = |planned: PlannedEntry| {
             let content = match planned.from {
                 PlannedContent::None => Content::None,
@@ -280,9 +284,12 @@ impl Copying<'_> {
                     path,
                     layer,
                 } => {
-                    let reader = readers[source_index].as_ref();
+                    let reader = match &self.copy.sources[source_index] {
+                        CopySource::Path { from, .. } => readers.get(from),
+                        CopySource::Inline(_) => None,
+                    };
                     let reader = reader.ok_or_else(|| BuildError::bug("a file of a heredoc was planned as a path"))?;
-                    reader.content(&path, layer)
+                    reader.content(&path, layer, &planned.entry.kind)
                 }
                 PlannedContent::Member {
                     source_index,
@@ -350,7 +357,7 @@ pub async fn context_stack(
     step: StepNumber,
 ) -> Result<Stack, BuildError> {
     let tree = tree_of(work, from, inputs, step).await?;
-    let reader = Reader::open(work, from, inputs, step).await?;
+    let reader = Reader::open(work, from, inputs, step, None).await?;
     let wanted = RelPath::clean(path.as_bytes());
     let everything = RelPath::root();
     let on_the_way = |entry: &TreeEntry| entry.path.below(&wanted).is_some() || wanted.below(&entry.path).is_some();

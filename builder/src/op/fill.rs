@@ -33,7 +33,7 @@ pub async fn directory(
     dest: &Path,
 ) -> Result<(), BuildError> {
     let tree = tree_of(work, from, inputs, StepNumber::NONE).await?;
-    let reader = Reader::open(work, from, inputs, StepNumber::NONE).await?;
+    let reader = Reader::open(work, from, inputs, StepNumber::NONE, None).await?;
     let (root, _) = tree
         .resolve(&RelPath::clean(source.as_bytes()))
         .map_err(|error| BuildError::user(error.to_string()))?;

@@ -11,6 +11,7 @@ pub mod copy;
 pub mod mkdir;
 pub mod owner;
 pub mod mode;
+pub mod remote;
 pub mod source;
 pub mod exec;
 pub mod cache_mount;

@@ -10,14 +10,13 @@ use proto::definition::VertexId;
 use proto::digest::{ChainId, ContentDigest};
 use proto::tree::{EntryKind, RelPath, TreeEntry};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
-use tokio::runtime::Handle;
 
+use super::remote::Remote;
 use super::work::{BuildWork, FilesOf};
 use crate::event::StepNumber;
-use crate::layer::entry::{Content, Open, SnapshotDir, to_path};
+use crate::layer::entry::{Content, SnapshotDir, to_path};
 use crate::layers::{Layers, is_exhaustion};
 use crate::request::BuildError;
-use crate::session::{FileAnswers, Session};
 use crate::solve::Inputs;
 
 /// Opens files of one source.
@@ -27,14 +26,7 @@ pub enum Reader {
     /// Below snapshots, by layer.
     Snapshots(Vec<Arc<SnapshotDir>>),
     /// Over the session.
-    Session {
-        /// The client.
-        session: Arc<Session>,
-        /// Name of the context.
-        context: Arc<str>,
-        /// For threads that wait for the client.
-        runtime: Handle,
-    },
+    Remote(Arc<Remote>),
 }
 
 impl std::fmt::Debug for Reader {
@@ -42,26 +34,31 @@ impl std::fmt::Debug for Reader {
         match self {
             Self::Directory(_) => f.write_str("Directory"),
             Self::Snapshots(layers) => write!(f, "Snapshots({})", layers.len()),
-            Self::Session { context, .. } => write!(f, "Session({context})"),
+            Self::Remote(remote) => remote.fmt(f),
         }
     }
 }
 
 impl Reader {
-    /// The files behind an input. Stages are unpacked.
+    /// The files behind an input. Stages are unpacked. What `known_from` had last time need not come from a client again.
     ///
     /// # Errors
     /// Layers that cannot be unpacked.
-    pub async fn open(work: &BuildWork, from: VertexId, inputs: &Inputs, step: StepNumber) -> Result<Self, BuildError> {
+    pub async fn open(
+        work: &BuildWork,
+        from: VertexId,
+        inputs: &Inputs,
+        step: StepNumber,
+        known_from: Option<VertexId>,
+    ) -> Result<Self, BuildError> {
         let job = &work.job;
         match work.files_of(from, inputs)? {
             FilesOf::Context(context) => Ok(match job.session.in_place(&context.name) {
                 Some(root) => Self::Directory(root),
-                None => Self::Session {
-                    session: Arc::clone(&job.session),
-                    context: context.name.as_str().into(),
-                    runtime: Handle::current(),
-                },
+                None => {
+                    let known = known_from.and_then(|id| work.files_before(id));
+                    Self::Remote(Remote::new(&job.session, &context.name, known))
+                }
             }),
             FilesOf::Stack(stack) => {
                 job.host.layers.unpack(&stack, job, step).await?;
@@ -74,25 +71,16 @@ impl Reader {
         }
     }
 
-    /// The bytes of the file at `path` in `layer`.
+    /// The bytes of the file at `path` in `layer`, whose entry is of `kind`.
     #[must_use]
-    pub fn content(&self, path: &RelPath, layer: usize) -> Content {
+    pub fn content(&self, path: &RelPath, layer: usize, kind: &EntryKind) -> Content {
         match self {
             Self::Directory(root) => Content::File {
                 root: Arc::clone(root),
                 path: to_path(path),
             },
             Self::Snapshots(layers) => layers[layer].content(path),
-            Self::Session {
-                session,
-                context,
-                runtime,
-            } => Content::Stream(Arc::new(SessionFile {
-                session: Arc::clone(session),
-                context: Arc::clone(context),
-                runtime: runtime.clone(),
-                path: path.clone(),
-            })),
+            Self::Remote(remote) => remote.content(path, kind),
         }
     }
 
@@ -100,52 +88,9 @@ impl Reader {
     #[must_use]
     pub fn content_of(&self, entry: &TreeEntry, layer: usize) -> Content {
         match entry.kind {
-            EntryKind::File { .. } => self.content(&entry.path, layer),
+            EntryKind::File { .. } => self.content(&entry.path, layer, &entry.kind),
             _ => Content::None,
         }
-    }
-}
-
-/// A file of the client.
-struct SessionFile {
-    session: Arc<Session>,
-    context: Arc<str>,
-    runtime: Handle,
-    path: RelPath,
-}
-
-impl Open for SessionFile {
-    fn open(&self) -> io::Result<Box<dyn Read + Send>> {
-        let answers = self
-            .runtime
-            .block_on(self.session.read_file(&self.context, self.path.as_bytes()));
-        let answers = answers.map_err(io::Error::other)?;
-        Ok(Box::new(SessionReader {
-            answers,
-            piece: Vec::new(),
-            given: 0,
-        }))
-    }
-}
-
-struct SessionReader {
-    answers: FileAnswers,
-    piece: Vec<u8>,
-    given: usize,
-}
-
-impl Read for SessionReader {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.given == self.piece.len() {
-            match self.answers.blocking_next().map_err(io::Error::other)? {
-                None => return Ok(0),
-                Some(piece) => (self.piece, self.given) = (piece, 0),
-            }
-        }
-        let count = buffer.len().min(self.piece.len() - self.given);
-        buffer[..count].copy_from_slice(&self.piece[self.given..self.given + count]);
-        self.given += count;
-        Ok(count)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use cache::records::RecordStore;
 use frontend::source::SourceFile;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -17,8 +18,10 @@ use super::{exec, file};
 use crate::build::Job;
 use crate::event::StepNumber;
 use crate::images::ResolvedImage;
+use crate::layers::KnownFiles;
 use crate::plan::{Context, Planned};
 use crate::request::{BuildError, Place};
+use crate::solve::ledger::Ledger;
 use crate::solve::{Inputs, Work};
 use crate::stack::{Layer, Stack};
 
@@ -33,6 +36,7 @@ pub struct BuildWork {
     contexts: HashMap<String, Arc<Context>>,
     sources: HashMap<VertexId, Stack>,
     source: Arc<SourceFile>,
+    ledger: Arc<Ledger>,
 }
 
 /// Where files are taken from.
@@ -45,9 +49,9 @@ pub enum FilesOf {
 }
 
 impl BuildWork {
-    /// The ops of `planned`.
+    /// The ops of `planned`; `ledger` knows what they had before.
     #[must_use]
-    pub fn new(job: &Job, planned: &Planned) -> Self {
+    pub fn new(job: &Job, planned: &Planned, ledger: &Arc<Ledger>) -> Self {
         Self {
             job: job.clone(),
             definition: Arc::clone(&planned.definition),
@@ -55,6 +59,7 @@ impl BuildWork {
             contexts: planned.contexts.clone(),
             sources: planned.sources.clone(),
             source: Arc::clone(&planned.source),
+            ledger: Arc::clone(ledger),
         }
     }
 
@@ -75,6 +80,15 @@ impl BuildWork {
                 }
             };
         }
+    }
+
+    /// The files of the layer that `id` made in the last build, as far as they are here.
+    #[must_use]
+    pub fn files_before(&self, id: VertexId) -> Option<KnownFiles> {
+        let store = &self.job.host.store;
+        let (_, before) = self.ledger.past(store, &self.definition).partner(id)?;
+        let record = store.records().lookup(&[before.key?]).pop()??;
+        self.job.host.layers.known_files(&record.layer)
     }
 
     /// The place of the instruction behind a vertex, narrowed down to `word` if it says that.
