@@ -14,6 +14,7 @@ use proto::oci::Compression;
 use proto::tree::{EntryKind, RelPath, Timestamp, Tree, TreeEntry};
 
 use super::compress::decompress;
+use super::early::{self, Link, TakesLinks};
 use super::limits::{LimitExceeded, Limits};
 use super::lower::{Lower, LowerDirs};
 use super::merge::{EntryError, Merged};
@@ -228,7 +229,7 @@ struct Layer<'a> {
     lower: &'a dyn Lower,
     lower_files: Option<&'a LowerDirs>,
     /// Hard links whose target has not come yet.
-    early_links: Vec<(TreeEntry, RelPath)>,
+    early_links: Vec<Link>,
     buffer: Vec<u8>,
 }
 
@@ -238,13 +239,16 @@ impl Layer<'_> {
         if member.link.contains(&0) {
             return Err(Refusal::Name.into());
         }
+        self.merged.check_link(&member.link)?;
         if self.take_mark(&named)? {
             return Ok(());
         }
         let path = self.merged.locate(&named)?;
         if let b'1' = member.typeflag {
             let target = RelPath::parse(&member.link).map_err(|_| Refusal::HardLink)?;
-            return Ok(self.take_link(entry(&member, path, EntryKind::Fifo), target)?);
+            let link = self.take_link((entry(&member, path, EntryKind::Fifo), target))?;
+            self.early_links.extend(link);
+            return Ok(());
         }
         let (major, minor) = member.device;
         let kind = match member.typeflag {
@@ -342,20 +346,6 @@ impl Layer<'_> {
         }
     }
 
-    fn take_link(&mut self, link: TreeEntry, named: RelPath) -> Result<(), EntryError> {
-        let target = self.merged.locate(&named)?;
-        if target == link.path {
-            return Err(Refusal::HardLink.into());
-        }
-        match self.merged.link_target(&target)? {
-            Some((found, from_below)) => self.make_link(&link, found, from_below),
-            None => {
-                self.early_links.push((link, named));
-                Ok(())
-            }
-        }
-    }
-
     fn make_link(&mut self, link: &TreeEntry, found: TreeEntry, from_below: bool) -> Result<(), EntryError> {
         if found.path == link.path {
             // A further name of the file itself: it is there already.
@@ -406,22 +396,26 @@ impl Layer<'_> {
     }
 
     fn finish(mut self) -> Result<Tree, UnpackError> {
-        let mut waiting = std::mem::take(&mut self.early_links);
-        // A link may wait for a link: go on as long as one of them finds its target.
-        while !waiting.is_empty() {
-            let before = waiting.len();
-            for (link, target) in std::mem::take(&mut waiting) {
-                let name = link.path.as_bytes().to_vec();
-                self.take_link(link, target).map_err(|error| named(&name, error))?;
-            }
-            waiting = std::mem::take(&mut self.early_links);
-            if waiting.len() == before {
-                return Err(named(waiting[0].0.path.as_bytes(), Refusal::HardLink.into()));
-            }
+        let waiting = std::mem::take(&mut self.early_links);
+        let finished = early::take_all(&mut self, waiting).and_then(|()| self.merged.finish());
+        finished.map_err(|(path, error)| named(path.as_bytes(), error))
+    }
+}
+
+impl TakesLinks for Layer<'_> {
+    fn locate(&self, named: &RelPath) -> Result<RelPath, EntryError> {
+        self.merged.locate(named)
+    }
+
+    fn take_link(&mut self, (link, named): Link) -> Result<Option<Link>, EntryError> {
+        let target = self.merged.locate(&named)?;
+        if target == link.path {
+            return Err(Refusal::HardLink.into());
         }
-        self.merged
-            .finish()
-            .map_err(|(path, error)| named(path.as_bytes(), error))
+        let Some((found, from_below)) = self.merged.link_target(&target)? else {
+            return Ok(Some((link, named)));
+        };
+        self.make_link(&link, found, from_below).map(|()| None)
     }
 }
 

@@ -10,6 +10,7 @@ use proto::tree::{EntryKind, RelPath, Tree, TreeEntry};
 
 use super::limits::{LimitExceeded, Limits};
 use super::lower::{Lower, default_directory};
+use super::names::Names;
 use super::place::Place;
 
 /// Links followed for one name before we call it a loop, as the kernel does.
@@ -74,8 +75,7 @@ pub(crate) struct Merged<'a> {
     nodes: BTreeMap<RelPath, Node>,
     whiteouts: BTreeSet<RelPath>,
     opaque: BTreeSet<RelPath>,
-    /// Further names of files.
-    links: BTreeMap<RelPath, BTreeSet<RelPath>>,
+    names: Names,
 }
 
 impl<'a> Merged<'a> {
@@ -93,7 +93,7 @@ impl<'a> Merged<'a> {
             nodes: BTreeMap::from([(root, node)]),
             whiteouts: BTreeSet::new(),
             opaque: BTreeSet::new(),
-            links: BTreeMap::new(),
+            names: Names::default(),
         })
     }
 
@@ -111,6 +111,14 @@ impl<'a> Merged<'a> {
         let located = self.resolve(&parent)?.join(&RelPath::clean(name));
         self.check(&located)?;
         Ok(located)
+    }
+
+    /// Whether a link may lead to `target`: none that a kernel would not make, since each name on its way costs work.
+    pub(crate) fn check_link(&self, target: &[u8]) -> Result<(), EntryError> {
+        match target.len() > self.limits.path_bytes {
+            true => Err(EntryError::Limit(LimitExceeded::PathBytes(self.limits.path_bytes))),
+            false => Ok(()),
+        }
     }
 
     fn check(&self, path: &RelPath) -> Result<(), EntryError> {
@@ -206,7 +214,7 @@ impl<'a> Merged<'a> {
             self.make_directory(&entry.path)?;
         }
         if let EntryKind::Hardlink { target } = &entry.kind {
-            self.links.entry(target.clone()).or_default().insert(entry.path.clone());
+            self.names.add(target, entry.path.clone());
         }
         self.nodes.insert(entry.path.clone(), Node { entry, named: true });
         Ok(())
@@ -268,26 +276,8 @@ impl<'a> Merged<'a> {
         let Some(node) = self.nodes.remove(path) else {
             return;
         };
-        if let EntryKind::Hardlink { target } = &node.entry.kind {
-            if let Some(links) = self.links.get_mut(target) {
-                links.remove(path);
-            }
-        } else if let Some(links) = self.links.remove(path) {
-            self.hand_on(&node.entry, links);
-        }
-    }
-
-    /// Makes the first of `links` the file, and the rest links to it.
-    fn hand_on(&mut self, file: &TreeEntry, mut links: BTreeSet<RelPath>) {
-        let Some(first) = links.pop_first() else {
-            return;
-        };
-        self.set_kind(&first, file.kind.clone());
-        for link in &links {
-            self.set_kind(link, EntryKind::Hardlink { target: first.clone() });
-        }
-        if !links.is_empty() {
-            self.links.insert(first, links);
+        if let Some(holder) = self.names.remove(path) {
+            self.set_kind(&holder, node.entry.kind);
         }
     }
 
@@ -296,7 +286,10 @@ impl<'a> Merged<'a> {
     pub(crate) fn link_target(&self, target: &RelPath) -> Result<Option<(TreeEntry, bool)>, EntryError> {
         let own = self.nodes.get(target).map(|node| &node.entry);
         let own = match own.map(|entry| &entry.kind) {
-            Some(EntryKind::Hardlink { target }) => self.nodes.get(target).map(|node| &node.entry),
+            Some(EntryKind::Hardlink { .. }) => {
+                let holder = self.names.holder(target);
+                holder.and_then(|holder| self.nodes.get(holder)).map(|node| &node.entry)
+            }
             _ => own,
         };
         let (entry, from_below) = match own {
@@ -343,8 +336,8 @@ impl<'a> Merged<'a> {
                 });
             }
         }
-        for (first, links) in std::mem::take(&mut self.links) {
-            self.order_links(first, links);
+        for (holder, names) in std::mem::take(&mut self.names).into_files() {
+            self.order_names(&holder, names);
         }
         for (path, node) in self.nodes.into_iter().rev() {
             if let (Some(place), EntryKind::Directory { .. }) = (&mut self.place, &node.entry.kind) {
@@ -410,16 +403,15 @@ impl<'a> Merged<'a> {
         Ok(true)
     }
 
-    /// The first path of a file in order of the tree is the file.
-    fn order_links(&mut self, file: RelPath, mut links: BTreeSet<RelPath>) {
-        let Some(first) = links.first().filter(|first| **first < file).cloned() else {
+    /// The first name of a file in order of the tree is the file.
+    fn order_names(&mut self, holder: &RelPath, mut names: BTreeSet<RelPath>) {
+        let kind = self.nodes.get(holder).map(|node| node.entry.kind.clone());
+        let (Some(kind), Some(first)) = (kind, names.pop_first()) else {
             return;
         };
-        let Some(entry) = self.nodes.get(&file).map(|node| node.entry.clone()) else {
-            return;
-        };
-        links.insert(file);
-        self.hand_on(&entry, links);
-        debug_assert!(self.nodes.contains_key(&first), "links name nodes");
+        for name in &names {
+            self.set_kind(name, EntryKind::Hardlink { target: first.clone() });
+        }
+        self.set_kind(&first, kind);
     }
 }

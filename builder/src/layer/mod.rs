@@ -13,6 +13,8 @@ pub mod limits;
 pub mod retime;
 pub mod compress;
 pub(crate) mod read;
+pub(crate) mod names;
 pub(crate) mod merge;
+pub(crate) mod early;
 mod place;
 pub mod apply;

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proto::tree::{EntryKind, RelPath, Timestamp, TreeEntry};
 
 use super::copy::{CopyError, PlannedContent, PlannedEntry};
+use crate::layer::names::Names;
 use crate::tree::{MergedTree, ResolveError};
 
 /// Links followed for one name before we call it a loop, as the kernel does.
@@ -18,8 +19,8 @@ pub(super) struct Destination<'a> {
     planned: BTreeMap<RelPath, PlannedEntry>,
     /// Directories of the parent that something else has replaced: what they held does not come back.
     replaced: BTreeSet<RelPath>,
-    /// Further names of planned files.
-    links: BTreeMap<RelPath, BTreeSet<RelPath>>,
+    /// Names of planned files.
+    names: Names,
     changed: bool,
 }
 
@@ -95,8 +96,8 @@ impl<'a> Destination<'a> {
     }
 
     pub(super) fn finish(mut self) -> Vec<PlannedEntry> {
-        for (file, links) in std::mem::take(&mut self.links) {
-            self.order_links(file, links);
+        for (holder, names) in std::mem::take(&mut self.names).into_files() {
+            self.order_names(&holder, names);
         }
         self.planned.into_values().collect()
     }
@@ -154,7 +155,7 @@ impl<'a> Destination<'a> {
             self.remove(path);
         }
         if let EntryKind::Hardlink { target } = &entry.kind {
-            self.links.entry(target.clone()).or_default().insert(path.clone());
+            self.names.add(target, path.clone());
         }
         entry.path = path.clone();
         self.changed = true;
@@ -180,43 +181,30 @@ impl<'a> Destination<'a> {
         let Some(gone) = self.planned.remove(path) else {
             return;
         };
-        if let EntryKind::Hardlink { target } = &gone.entry.kind {
-            if let Some(links) = self.links.get_mut(target) {
-                links.remove(path);
-            }
-        } else if let Some(links) = self.links.remove(path) {
-            self.hand_on(&gone, links);
+        if let Some(holder) = self.names.remove(path) {
+            self.hold(&holder, gone.entry.kind, gone.from);
         }
     }
 
-    /// Makes the first of `links` the file, and the rest links to it.
-    fn hand_on(&mut self, file: &PlannedEntry, mut links: BTreeSet<RelPath>) {
-        let Some(first) = links.pop_first() else {
+    /// Says what the planned name `path` is, and where its bytes are.
+    fn hold(&mut self, path: &RelPath, kind: EntryKind, from: PlannedContent) {
+        if let Some(planned) = self.planned.get_mut(path) {
+            (planned.entry.kind, planned.from) = (kind, from);
+        }
+    }
+
+    /// The first name of a file in order of the plan is the file.
+    fn order_names(&mut self, holder: &RelPath, mut names: BTreeSet<RelPath>) {
+        let (Some(file), Some(first)) = (self.planned.get(holder).cloned(), names.pop_first()) else {
             return;
         };
-        if let Some(planned) = self.planned.get_mut(&first) {
-            planned.entry.kind = file.entry.kind.clone();
-            planned.from = file.from.clone();
+        for name in &names {
+            self.hold(
+                name,
+                EntryKind::Hardlink { target: first.clone() },
+                PlannedContent::None,
+            );
         }
-        for link in &links {
-            if let Some(planned) = self.planned.get_mut(link) {
-                planned.entry.kind = EntryKind::Hardlink { target: first.clone() };
-                planned.from = PlannedContent::None;
-            }
-        }
-        if !links.is_empty() {
-            self.links.insert(first, links);
-        }
-    }
-
-    /// The first path of a file in order of the plan is the file.
-    fn order_links(&mut self, file: RelPath, mut links: BTreeSet<RelPath>) {
-        if links.first().is_none_or(|first| *first > file) {
-            return;
-        }
-        if let Some(planned) = self.planned.get(&file).cloned() {
-            links.insert(file);
-            self.hand_on(&planned, links);
-        }
+        self.hold(&first, file.entry.kind, file.from);
     }
 }

@@ -10,6 +10,7 @@ use proto::tree::{EntryKind, RelPath, Timestamp, Tree, TreeEntry};
 
 use super::{ArchiveError, Body};
 use crate::layer::apply::{Refusal, allowed_xattr};
+use crate::layer::early::{self, Link, TakesLinks};
 use crate::layer::limits::Limits;
 use crate::layer::lower::LowerTrees;
 use crate::layer::merge::{EntryError, Merged};
@@ -85,7 +86,7 @@ fn named(name: &[u8], error: EntryError) -> ArchiveError {
 struct Members<'a> {
     merged: Merged<'a>,
     /// Hard links whose target has not come yet.
-    early_links: Vec<(TreeEntry, RelPath)>,
+    early_links: Vec<Link>,
     bodies: Bodies,
 }
 
@@ -96,10 +97,12 @@ impl Members<'_> {
         if member.link.contains(&0) {
             return Err(Refusal::Name.into());
         }
+        self.merged.check_link(&member.link)?;
         let path = self.merged.locate(&named)?;
         if let b'1' = member.typeflag {
             let target = RelPath::parse(&member.link).map_err(|_| Refusal::HardLink)?;
-            self.link(entry(member, path, EntryKind::Fifo), target)?;
+            let link = self.take_link((entry(member, path, EntryKind::Fifo), target))?;
+            self.early_links.extend(link);
             return Ok(None);
         }
         let entry = entry(member, path, kind(member)?);
@@ -108,18 +111,31 @@ impl Members<'_> {
         Ok(file)
     }
 
-    fn link(&mut self, link: TreeEntry, named: RelPath) -> Result<(), EntryError> {
+    fn finish(mut self) -> Result<(Tree, Bodies), ArchiveError> {
+        let waiting = std::mem::take(&mut self.early_links);
+        let taken = early::take_all(&mut self, waiting);
+        let tree = taken.and_then(|()| self.merged.finish());
+        let tree = tree.map_err(|(path, error)| named(path.as_bytes(), error))?;
+        Ok((tree, self.bodies))
+    }
+}
+
+impl TakesLinks for Members<'_> {
+    fn locate(&self, named: &RelPath) -> Result<RelPath, EntryError> {
+        self.merged.locate(named)
+    }
+
+    fn take_link(&mut self, (link, named): Link) -> Result<Option<Link>, EntryError> {
         let target = self.merged.locate(&named)?;
         if target == link.path {
             return Err(Refusal::HardLink.into());
         }
         let Some((found, _)) = self.merged.link_target(&target)? else {
-            self.early_links.push((link, named));
-            return Ok(());
+            return Ok(Some((link, named)));
         };
         if found.path == link.path {
             // A further name of the file itself: it is there already.
-            return Ok(());
+            return Ok(None);
         }
         if found.path.below(&link.path).is_some() {
             // To make room for the link would remove its target.
@@ -131,30 +147,12 @@ impl Members<'_> {
             },
             ref other => other.clone(),
         };
-        self.merged.add(TreeEntry {
+        let entry = TreeEntry {
             path: link.path,
             kind,
             ..found
-        })
-    }
-
-    fn finish(mut self) -> Result<(Tree, Bodies), ArchiveError> {
-        let mut waiting = std::mem::take(&mut self.early_links);
-        // A link may wait for a link: go on as long as one of them finds its target.
-        while !waiting.is_empty() {
-            let before = waiting.len();
-            for (link, target) in std::mem::take(&mut waiting) {
-                let name = link.path.as_bytes().to_vec();
-                self.link(link, target).map_err(|error| named(&name, error))?;
-            }
-            waiting = std::mem::take(&mut self.early_links);
-            if waiting.len() == before {
-                return Err(named(waiting[0].0.path.as_bytes(), Refusal::HardLink.into()));
-            }
-        }
-        let tree = self.merged.finish();
-        let tree = tree.map_err(|(path, error)| named(path.as_bytes(), error))?;
-        Ok((tree, self.bodies))
+        };
+        self.merged.add(entry).map(|()| None)
     }
 }
 

@@ -1,0 +1,68 @@
+//! Hard links that stand before their files: an archive may name them in any order.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use proto::tree::{RelPath, TreeEntry};
+
+use super::merge::{EntryError, Refusal};
+
+/// Rounds over what is left. More than one is needed only where a link to a link changes what other names lead to.
+const MOST_ROUNDS: usize = 40;
+
+/// A hard link, and its target as it was named.
+pub(crate) type Link = (TreeEntry, RelPath);
+
+/// Who takes hard links.
+pub(crate) trait TakesLinks {
+    /// Where `named` really is.
+    ///
+    /// # Errors
+    /// Names that lead nowhere.
+    fn locate(&self, named: &RelPath) -> Result<RelPath, EntryError>;
+
+    /// Makes `link`, or gives it back if its target has not come yet.
+    ///
+    /// # Errors
+    /// Targets that no link may have; a disk that fails.
+    fn take_link(&mut self, link: Link) -> Result<Option<Link>, EntryError>;
+}
+
+/// Makes all of `waiting`, now that everything else has come, each as soon as its target is there. The work grows with the number
+/// of links and no faster.
+///
+/// # Errors
+/// The link that cannot be made, and why; of those whose target does not come at all, one.
+pub(crate) fn take_all(layer: &mut impl TakesLinks, waiting: Vec<Link>) -> Result<(), (RelPath, EntryError)> {
+    let mut queue = VecDeque::from(waiting);
+    for _ in 0..MOST_ROUNDS {
+        let before = queue.len();
+        queue = one_round(layer, queue)?;
+        if queue.is_empty() {
+            return Ok(());
+        }
+        if queue.len() == before {
+            break;
+        }
+    }
+    match queue.pop_front() {
+        Some((link, _)) => Err((link.path, Refusal::HardLink.into())),
+        None => Ok(()),
+    }
+}
+
+/// Tries each link, and again when what it waits for was made; returns those that still wait.
+fn one_round(layer: &mut impl TakesLinks, mut queue: VecDeque<Link>) -> Result<VecDeque<Link>, (RelPath, EntryError)> {
+    let mut waiting_for: BTreeMap<RelPath, Vec<Link>> = BTreeMap::new();
+    while let Some(link) = queue.pop_front() {
+        let path = link.0.path.clone();
+        let taken = layer.take_link(link).and_then(|back| {
+            let place = |link: Link| Ok((layer.locate(&link.1)?, link));
+            back.map(place).transpose()
+        });
+        match taken.map_err(|error| (path.clone(), error))? {
+            Some((target, link)) => waiting_for.entry(target).or_default().push(link),
+            None => queue.extend(waiting_for.remove(&path).unwrap_or_default()),
+        }
+    }
+    Ok(waiting_for.into_values().flatten().collect())
+}
