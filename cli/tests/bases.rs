@@ -1,4 +1,5 @@
 //! Base images of registries: when their layers are fetched, how often, and what becomes of those that are not what they should be.
+#![expect(clippy::unwrap_used, reason = "all of this is part of tests")]
 
 use std::process::{Child, Stdio};
 

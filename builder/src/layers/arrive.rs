@@ -10,14 +10,14 @@ use std::sync::Arc;
 use cache::blob::follow::{Follower, Progress};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, try_join_all};
-use proto::digest::ChainId;
+use proto::digest::{ChainId, DiffId};
 use proto::oci::Descriptor;
 use proto::record::LayerInfo;
 use proto::tree::Tree;
 use tokio::sync::oneshot;
 
 use super::damage::broken_layer;
-use super::{Layers, compression_of, lost, store_failed};
+use super::{Held, Layers, compression_of, lost, store_failed};
 use crate::blocking;
 use crate::build::Job;
 use crate::event::StepNumber;
@@ -38,6 +38,9 @@ enum Arrival {
     /// It is being downloaded.
     Coming(Descriptor, Follower),
 }
+
+/// A blob that is open: its bytes, and what becomes of it if it is still coming.
+type Opened = (Descriptor, LayerSource<Box<dyn Read + Send>>, Option<Progress>);
 
 /// A layer on its way: what brings it, and where that tells of it.
 type OnTheWay<'a> = (BoxFuture<'a, Result<(), BuildError>>, oneshot::Receiver<Arrival>);
@@ -134,7 +137,7 @@ impl Layers {
     pub async fn unpack(&self, stack: &Stack, job: &Job, step: StepNumber) -> Result<(), BuildError> {
         // Held before they are looked for: nobody takes them away in between, or under a step that runs on them.
         for chain in stack.chains() {
-            self.hold(super::Held::Chain(*chain));
+            self.hold(Held::Chain(*chain));
         }
         let missing = (0..stack.layers().len()).filter(|index| !self.has_snapshot(stack.chains()[*index]));
         let (downloads, arrivals): (Vec<_>, Vec<_>) = missing
@@ -190,12 +193,7 @@ impl Layers {
         self.remember_tree(info.diff_id, unpacked.tree).map(drop)
     }
 
-    /// The blob and its bytes, and what becomes of it if it is still coming.
-    fn open_arrival(
-        &self,
-        arrival: Arrival,
-        expected: proto::digest::DiffId,
-    ) -> Result<(Descriptor, LayerSource<Box<dyn Read + Send>>, Option<Progress>), BuildError> {
+    fn open_arrival(&self, arrival: Arrival, expected: DiffId) -> Result<Opened, BuildError> {
         let (blob, reader, progress): (_, Box<dyn Read + Send>, _) = match arrival {
             Arrival::Here(blob) => (blob.clone(), self.open_blob(&blob)?, None),
             Arrival::Coming(blob, follower) => {
