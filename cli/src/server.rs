@@ -408,13 +408,9 @@ fn with_log(problem: Problem, path: &Path, start: u64) -> Problem {
 
 /// Connects and asks who is there; nothing if nobody listens.
 async fn dial(socket: &Path) -> Result<Option<(Channel, v1::InfoReply)>, Problem> {
-    use std::io::ErrorKind;
-
     // The first connection is made here, where its error is still an error of the system.
-    match UnixStream::connect(short(socket)?.path()).await {
-        Ok(probe) => drop(probe),
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => return Ok(None),
-        Err(error) => return Err(Problem::environment(format!("`{}`: {error}", socket.display()))),
+    if !listens(socket).await? {
+        return Ok(None);
     }
     let path = socket.to_owned();
     let connector = tower::service_fn(move |_| {
@@ -438,9 +434,20 @@ async fn dial(socket: &Path) -> Result<Option<(Channel, v1::InfoReply)>, Problem
     })?;
     match answer {
         Ok(info) => Ok(Some((channel, info.into_inner()))),
-        // It ended between the two connections.
-        Err(status) if status.code() == tonic::Code::Unavailable => Ok(None),
+        // It ended between the two connections, or does not let us in any more.
+        Err(status) if status.code() == tonic::Code::Unavailable => listens(socket).await.map(|_| None),
         Err(status) => Err(status.into()),
+    }
+}
+
+/// Whether anybody listens on `socket`.
+async fn listens(socket: &Path) -> Result<bool, Problem> {
+    use std::io::ErrorKind::{ConnectionRefused, NotFound};
+
+    match UnixStream::connect(short(socket)?.path()).await {
+        Ok(_) => Ok(true),
+        Err(error) if matches!(error.kind(), NotFound | ConnectionRefused) => Ok(false),
+        Err(error) => Err(Problem::environment(format!("`{}`: {error}", socket.display()))),
     }
 }
 

@@ -14,7 +14,7 @@ mod workloads;
 
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::base;
 use crate::registry::Registry;
@@ -110,6 +110,7 @@ fn chosen(names: &[&str], quick: bool) -> Result<Vec<Workload>> {
 fn run_workloads(options: &Options, workloads: &[Workload]) -> Result<()> {
     workloads::build_generator()?;
     let parent = options.state.clone().unwrap_or_else(|| PathBuf::from("/var/tmp"));
+    std::fs::create_dir_all(&parent).with_context(|| format!("`{}` cannot be made", parent.display()))?;
     let work = tempfile::Builder::new().prefix("rbuild-bench").tempdir_in(parent)?;
     let registry = Registry::start()?;
     publish_base(&registry)?;
