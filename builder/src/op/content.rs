@@ -1,7 +1,7 @@
 //! The files that an op reads, as a part of its key: a digest for each root that a source names, and, for those who ask later why
 //! the op ran, the list of files behind it.
 
-use proto::definition::{CopyAction, CopySource, ExecOp, FileAction, HttpOp, Mount, MountKind, Op, VertexId};
+use proto::definition::{CopyAction, CopySource, ExecOp, FileAction, HttpOp, ImageOp, Mount, MountKind, Op, VertexId};
 use proto::record::Field;
 use proto::tree::{EntryKind, TreeEntry};
 
@@ -38,12 +38,9 @@ pub async fn fields(work: &BuildWork, id: VertexId, inputs: &Inputs) -> Result<V
     for reading in readings(&work.definition.vertex(id).op) {
         let index = reading.index;
         match &work.definition.vertex(reading.from).op {
-            // An image is its layers: looking into them would mean fetching them just to find out that nothing changed.
             Op::Image(image) => {
-                fields.push(field(format!("image {index}"), chain_text(&image.diff_ids)));
-                if reading.by == By::Copy {
-                    fields.push(field(format!("path {index}"), reading.selection.pattern));
-                }
+                let path = (reading.by == By::Copy).then_some(reading.selection.pattern);
+                fields.extend(image_fields(index, image, path));
                 continue;
             }
             // The one file whose time is part of what was asked for: it is the server's, not that of a checkout.
@@ -54,13 +51,29 @@ pub async fn fields(work: &BuildWork, id: VertexId, inputs: &Inputs) -> Result<V
         }
         let tree = tree_of(work, reading.from, inputs, StepNumber::NONE).await?;
         let roots = select::digests(&tree, &reading.selection).map_err(|error| reading.failed(work, id, error))?;
-        for (number, root) in roots.into_iter().enumerate() {
-            let RootDigest { name, files } = root;
-            fields.push(field(format!("source {number} of {index}"), name));
-            fields.push(field(format!("files {number} of {index}"), *files.as_bytes()));
-        }
+        fields.extend(digest_fields(index, roots));
     }
     Ok(fields)
+}
+
+/// What the source or mount `index` adds to a key if it is of an image. That is its layers: looking into them would mean fetching
+/// them just to find out that nothing changed. The path of a mount is part of the mount.
+#[must_use]
+pub fn image_fields(index: usize, image: &ImageOp, path: Option<&str>) -> Vec<Field> {
+    let chain = field(format!("image {index}"), chain_text(&image.diff_ids));
+    let path = path.map(|path| field(format!("path {index}"), path));
+    [chain].into_iter().chain(path).collect()
+}
+
+/// What the roots that the source `index` names add to a key.
+#[must_use]
+pub fn digest_fields(index: usize, roots: Vec<RootDigest>) -> Vec<Field> {
+    let mut fields = Vec::with_capacity(2 * roots.len());
+    for (number, RootDigest { name, files }) in roots.into_iter().enumerate() {
+        fields.push(field(format!("source {number} of {index}"), name));
+        fields.push(field(format!("files {number} of {index}"), *files.as_bytes()));
+    }
+    fields
 }
 
 /// The files behind the digests of [`fields`], named so that [`crate::solve::compare`] can show their paths:

@@ -13,7 +13,8 @@
 //! | addresses, tags and branches, credentials | no | the same bytes may be anywhere |
 //! | `COPY`: destination, owner, mode, excludes, options, base name of each source | yes | they decide the result |
 //! | `COPY`: the selected files | one digest a root over content, names below it, modes, owners, link targets, attributes: [`crate::tree::digest`] | they are the result |
-//! | `COPY`: times of files, directory part of sources, the ignore file, the name of the stage | no | the result does not depend on them (times are taken from whoever came first) |
+//! | `COPY`: directory part of sources, the ignore file, the name of the stage | no | the result does not depend on them |
+//! | `COPY`: times of files, which files are names of one | no | they change without being meant to; the layer has those of whoever came first |
 //! | secret values, SSH agents, cache mount contents, proxy variables, addresses of extra hosts | no | they may change without changing the meaning of the step |
 //! | secret ids, cache mount ids and targets | yes | the step sees other things at other places |
 //! | which variables are build arguments, compression, parallelism, limits, tags, labels, names of steps, line numbers | no | the layer does not depend on them |
