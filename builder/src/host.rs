@@ -10,6 +10,7 @@ use proto::entitlement::Entitlements;
 use proto::platform::Platform;
 use tokio::sync::Semaphore;
 
+use crate::context_trees::ContextTrees;
 use crate::executor::Executor;
 use crate::layers::Layers;
 use crate::room::Room;
@@ -37,6 +38,8 @@ pub struct Host {
     pub slots: Arc<Semaphore>,
     /// Work in progress, by key.
     pub flights: Flights,
+    /// Trees of contexts that builds have read.
+    pub context_trees: ContextTrees,
     /// Locks of cache mounts.
     pub cache_mounts: crate::op::cache_mount::CacheMounts,
     /// What clients of other users may allow their steps.

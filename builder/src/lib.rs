@@ -25,6 +25,7 @@ pub mod host;
 pub mod stack;
 pub mod tree;
 pub mod context;
+pub mod context_trees;
 pub mod layer;
 pub mod snapshot;
 pub mod executor;

@@ -21,6 +21,7 @@ use crate::images::{self, Lookup, ResolvedImage};
 use crate::phase::Phase;
 use crate::platforms::Shape;
 use crate::request::{Blame, BuildError, BuildRequest, NamedContext, Place};
+use crate::session::WantedContext;
 use crate::sources::contexts::RemoteContexts;
 use crate::sources::{self, Fetched, Source};
 use crate::stack::Stack;
@@ -120,7 +121,7 @@ pub async fn make(request: &BuildRequest, job: &Job) -> Result<Planned, BuildErr
         images_to_make.push(merge(&mut definition, plan));
     }
     let (contexts, fetched) = try_join(
-        walk_contexts(&definition, job, &remote),
+        walk_contexts(&definition, request, job, &remote),
         fetch_sources(&definition, &source, job),
     )
     .await?;
@@ -367,6 +368,7 @@ impl Resolver<'_> {
 
 async fn walk_contexts(
     definition: &Definition,
+    request: &BuildRequest,
     job: &Job,
     remote: &RemoteContexts<'_>,
 ) -> Result<HashMap<String, Arc<Context>>, BuildError> {
@@ -381,10 +383,16 @@ async fn walk_contexts(
             return Ok::<_, BuildError>((name, Arc::new(context)));
         }
         let step = format!("[internal] load build context {name}");
-        let walked = job.step(&step, |_| job.session.walk(&name, &patterns)).await?;
+        let wanted = WantedContext {
+            name: &name,
+            include: &patterns,
+            modes: request.context_modes,
+        };
+        let walk = || job.session.walk(&wanted, &job.host.context_trees);
+        let walked = job.step(&step, |_| walk()).await?;
         let context = Context {
             name: name.clone(),
-            tree: Arc::new(MergedTree::new(vec![Arc::new(walked.tree)])),
+            tree: walked.tree,
             excluded: walked.excluded,
             fetched: None,
         };

@@ -12,6 +12,7 @@ use proto::platform::Platform;
 use proto::reference::Reference;
 use proto::v1;
 
+use crate::context::ContextModes;
 use crate::platforms::{self, Shape};
 use crate::sources::Source;
 
@@ -56,6 +57,8 @@ pub struct BuildRequest {
     pub insecure_registries: Vec<String>,
     /// Path of the Dockerfile in the main context, if the server fetches that; nothing: the client has the Dockerfile.
     pub dockerfile_path: Option<String>,
+    /// Which modes files of the client's contexts have.
+    pub context_modes: ContextModes,
 }
 
 /// `--no-cache` and `--no-cache-filter`.
@@ -355,6 +358,10 @@ impl BuildRequest {
             dockerfile_name: wire.dockerfile_name,
             insecure_registries: wire.insecure_registries,
             dockerfile_path: (!wire.dockerfile_path.is_empty()).then_some(wire.dockerfile_path),
+            context_modes: match wire.git_modes {
+                true => ContextModes::Git,
+                false => ContextModes::Disk,
+            },
         })
     }
 }

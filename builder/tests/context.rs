@@ -7,7 +7,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use builder::context::{Excluded, Fate, WalkError, WalkRequest, Walked, list, walk, walk_at};
+use builder::context::{ContextModes, Excluded, Fate, WalkError, WalkRequest, Walked, list, walk, walk_at};
 use frontend::patterns::{IgnoreFile, PatternProblem};
 use proto::digest::ContentDigest;
 use proto::tree::{EntryKind, RelPath, Timestamp, TreeEntry};
@@ -35,6 +35,7 @@ fn request(root: &Path, ignore: &str, include: &[&str]) -> Result<Walked, WalkEr
     let request = WalkRequest {
         include: &include,
         ignore: Some(&ignore),
+        ..WalkRequest::default()
     };
     walk(root, &request, None)
 }
@@ -93,6 +94,29 @@ fn everything_is_in_the_tree_with_size_and_digest() {
     };
     assert_eq!(entry(&walked, "d/e/c").kind, expected);
     assert_eq!(walked.hashed_files, 3);
+}
+
+#[test]
+fn modes_of_git_do_not_depend_on_the_checkout() {
+    let folder = context(&["d/f", "d/program"]);
+    symlink("f", folder.path().join("d/l")).unwrap();
+    let modes = |checkout: [u32; 3], modes: ContextModes| {
+        for (name, mode) in ["d/f", "d/program", "d"].iter().zip(checkout) {
+            fs::set_permissions(folder.path().join(name), fs::Permissions::from_mode(mode)).unwrap();
+        }
+        let request = WalkRequest {
+            modes,
+            ..WalkRequest::default()
+        };
+        let walked = walk(folder.path(), &request, None).unwrap();
+        let mode = |name: &str| entry(&walked, name).mode;
+        [mode("d/f"), mode("d/program"), mode("d"), mode("d/l")]
+    };
+    let shared = [0o664, 0o775, 0o2775];
+    assert_eq!(modes(shared, ContextModes::Disk), [0o664, 0o775, 0o2775, 0o777]);
+    for checkout in [shared, [0o600, 0o4700, 0o700], [0o644, 0o755, 0o755]] {
+        assert_eq!(modes(checkout, ContextModes::Git), [0o644, 0o755, 0o755, 0o777]);
+    }
 }
 
 #[test]
@@ -346,11 +370,19 @@ impl Cached {
     }
 
     fn walk_after(&self, seconds: i64) -> Walked {
+        self.walk_of(".", seconds)
+    }
+
+    fn walk_of(&self, include: &str, seconds: i64) -> Walked {
         let now = Timestamp {
             seconds: fs::metadata(self.folder.path().join("a")).unwrap().ctime() + seconds,
             nanoseconds: 0,
         };
-        walk_at(self.folder.path(), &WalkRequest::default(), Some(&self.cache), now).unwrap()
+        let request = WalkRequest {
+            include: &[include.to_owned()],
+            ..WalkRequest::default()
+        };
+        walk_at(self.folder.path(), &request, Some(&self.cache), now).unwrap()
     }
 }
 
@@ -431,13 +463,11 @@ fn a_damaged_or_unwritable_stat_cache_is_a_cold_one() {
 }
 
 #[test]
-fn the_stat_cache_forgets_files_that_are_gone() {
-    let context = Cached::new(&["a", "b", "c"]);
-    context.walk_after(10);
-    let full = fs::metadata(&context.cache).unwrap().len();
-    fs::remove_file(context.folder.path().join("c")).unwrap();
-    context.walk_after(10);
-    assert_eq!(fs::metadata(&context.cache).unwrap().len(), full - 81);
+fn walks_of_different_parts_keep_what_the_others_know() {
+    let context = Cached::new(&["a", "b/x", "c/y"]);
+    for (include, hashed_files) in [("b", 1), ("c", 1), ("b", 0), ("c", 0), (".", 1), (".", 0), ("b", 0)] {
+        assert_eq!(context.walk_of(include, 10).hashed_files, hashed_files, "{include}");
+    }
     let leftovers = fs::read_dir(context.cache.parent().unwrap()).unwrap().count();
     assert_eq!(leftovers, 1);
 }

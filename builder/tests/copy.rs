@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use builder::op::copy::{CopyError, PlannedContent, SelectedSource, plan};
 use builder::op::mkdir;
-use builder::op::select::{SelectError, Selection, content_fields, select};
+use builder::op::select::{SelectError, Selection, digests, select};
 use builder::tree::MergedTree;
 use proto::definition::{CopyAction, CopySource, Id, InlineFile, MakeDirAction, ModeChange, Owner, Unpack, VertexId};
 use proto::digest::ContentDigest;
@@ -454,18 +454,37 @@ fn archives_are_only_unpacked_where_that_was_asked_for() {
 
 #[test]
 fn keys_see_modes_and_targets_but_not_the_way_to_the_source() {
-    let fields = |lines: &str, pattern: &str| {
+    let digest = |lines: &str, pattern: &str| {
         let selection = Selection {
             pattern,
             exclude: &[],
             parents: false,
         };
-        content_fields(&select(&tree(lines), &selection).unwrap())
+        digests(&tree(lines), &selection).unwrap()
     };
-    let one = fields("a/ 755\na/d/ 755\na/d/l>t", "a/d");
-    assert_eq!(one, fields("b/ 755\nb/d/ 755\nb/d/l>t", "b/d"));
-    assert_ne!(fields("f 644", "f"), fields("f 600", "f"));
-    assert_ne!(fields("d/ 755\nd/l>t", "d"), fields("d/ 755\nd/l>u", "d"));
+    let one = digest("a/ 755\na/d/ 755\na/d/l>t", "a/d");
+    assert_eq!(one, digest("b/ 755\nb/d/ 755\nb/d/l>t", "b/d"));
+    assert_ne!(digest("f 644", "f"), digest("f 600", "f"));
+    assert_ne!(digest("d/ 755\nd/l>t", "d"), digest("d/ 755\nd/l>u", "d"));
+}
+
+#[test]
+fn a_whole_directory_has_the_digest_of_its_files_one_by_one() {
+    let source = tree("a/ 755\na/d/ 755\na/d/l>t\na/f 644\na/g 600\nb/ 700\nc 644");
+    for pattern in ["a", "a/d", "a/f", "/", "*", "a/*", "b", "c"] {
+        let with = |exclude: &[String]| {
+            let selection = Selection {
+                pattern,
+                exclude,
+                parents: false,
+            };
+            digests(&source, &selection).unwrap()
+        };
+        // What excludes nothing keeps the digests of whole directories from being used.
+        assert_eq!(with(&[]), with(&["nothing".to_owned()]), "{pattern}");
+        let fewer = with(&["g".to_owned()]);
+        assert_eq!(with(&[]) == fewer, pattern != "a" && pattern != "*", "{pattern}");
+    }
 }
 
 #[test]

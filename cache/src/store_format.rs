@@ -12,7 +12,7 @@
 //! | `trees/hh/<diff ID>` | `Tree`, sealed: what a layer changes | collection |
 //! | `records/hh/<key>` | `StoredRecord`, sealed | collection |
 //! | `aliases/hh/<key>` | `StoredAlias`, sealed: the content key that a definition key led to, and from which inputs | collection |
-//! | `preimages/hh/<key>` | `StoredPreimage`, sealed: what a key was computed from | collection |
+//! | `preimages/hh/<key>` | `StoredPreimage`, sealed: what a key was computed from, and the files behind it; read only to explain | collection |
 //! | `history/hh/<project>` | `StoredHistory`, sealed, never synced: keys of the steps of a project in its last builds | collection beyond 1000 projects, loss of power |
 //! | `builds/<id>` | `StoredBuild`, sealed, never synced: what a build did | collection, 100 newer ones, loss of power |
 //! | `forms/hh/<diff ID>` | `StoredForms`, sealed: blobs of a layer made after its record | collection |
@@ -38,6 +38,9 @@
 //!
 //! Within a major version, fields may be added: older readers skip them. Whatever would make an older reader wrong raises the
 //! major version; a store of another major version is refused, never changed.
+//!
+//! What enters keys has a version of its own, `proto::canonical::SCHEMA`, which is hashed into each of them: a store opens under every
+//! one, records under keys of another one are never looked up, and collection takes them in their turn.
 //!
 //! # Publishing
 //!

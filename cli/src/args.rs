@@ -151,6 +151,25 @@ pub(crate) struct WhatArgs {
     /// Further context: NAME=DIR, NAME=docker-image://REF, NAME=oci-layout://PATH[:TAG][@DIGEST] or NAME=URL of a git repository or file
     #[arg(long = "build-context", value_name = "NAME=VALUE")]
     pub(crate) build_contexts: Vec<String>,
+    /// Modes of files of the context: `disk`, as they are, or `git`, 0755 and 0644 whatever the umask of a checkout was
+    #[arg(
+        long,
+        value_enum,
+        value_name = "KIND",
+        default_value = "disk",
+        hide_possible_values = true
+    )]
+    pub(crate) context_modes: ContextModesArg,
+}
+
+/// The values of `--context-modes`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub(crate) enum ContextModesArg {
+    /// As they are.
+    #[default]
+    Disk,
+    /// As git keeps them.
+    Git,
 }
 
 /// What may be reused.

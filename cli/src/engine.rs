@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use builder::context::{self, WalkRequest};
+use builder::context::{self, ContextModes, WalkRequest};
 pub(crate) use builder::context::{Fate, Listed};
 use builder::op::archive;
 use builder::server;
@@ -13,7 +13,7 @@ use frontend::patterns::{IgnoreFile, Patterns};
 use proto::digest::ContentDigest;
 use proto::entitlement::Entitlements;
 use proto::platform::Platform;
-use proto::tree::EntryKind;
+use proto::tree::{EntryKind, Tree};
 use proto::v1;
 use tokio::net::UnixListener;
 use tokio::task::JoinHandle;
@@ -191,7 +191,15 @@ pub(crate) async fn in_process(
     Ok((started.channel, ended))
 }
 
-/// What `include` selects of the context at `root`, after the ignore file. Blocks. Digests of files that did not change come from
+/// A tree, and what a server is told of it besides.
+pub(crate) struct Walked {
+    /// What was selected.
+    pub(crate) tree: Tree,
+    /// Without the tree.
+    pub(crate) message: v1::ContextTree,
+}
+
+/// What `wanted` selects of the context at `root`, after the ignore file. Blocks. Digests of files that did not change come from
 /// a file in `cache_dir`.
 ///
 /// # Errors
@@ -199,19 +207,23 @@ pub(crate) async fn in_process(
 pub(crate) fn walk(
     root: &Path,
     ignore: Option<&NamedText>,
-    include: &[String],
+    wanted: &v1::WalkContext,
     cache_dir: Option<&Path>,
-) -> Result<v1::ContextTree, String> {
+) -> Result<Walked, String> {
     let patterns = ignore.map(patterns).transpose()?;
-    // One cache a context: what a walk does not see is forgotten.
+    // One cache a context: what walks do not see is forgotten in the end.
     let name = ContentDigest::of(root.as_os_str().as_encoded_bytes()).hex();
     let caches = cache_dir.map(|dir| dir.join("contexts"));
     // Where no cache can be kept, every file is read: slower, and just as right.
     let caches = caches.filter(|caches| std::fs::create_dir_all(caches).is_ok());
     let stat_cache = caches.map(|caches| caches.join(&name[..16]));
     let request = WalkRequest {
-        include,
+        include: &wanted.include,
         ignore: patterns.as_ref(),
+        modes: match wanted.git_modes {
+            true => ContextModes::Git,
+            false => ContextModes::Disk,
+        },
     };
     let started = Instant::now();
     let walked = context::walk(root, &request, stat_cache.as_deref()).map_err(|error| with_causes(&error))?;
@@ -220,10 +232,13 @@ pub(crate) fn walk(
         pattern: excluded.pattern,
         line: excluded.line,
     });
-    Ok(v1::ContextTree {
-        tree: Some((&walked.tree).into()),
-        excluded: excluded.collect(),
-        walk_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+    Ok(Walked {
+        message: v1::ContextTree {
+            excluded: excluded.collect(),
+            walk_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            ..v1::ContextTree::default()
+        },
+        tree: walked.tree,
     })
 }
 
@@ -234,8 +249,8 @@ pub(crate) fn walk(
 pub(crate) fn sent(root: &Path, ignore: &str) -> Result<Vec<String>, String> {
     let patterns = IgnoreFile::parse(ignore).map_err(|error| error.to_string())?;
     let request = WalkRequest {
-        include: &[],
         ignore: Some(&patterns),
+        ..WalkRequest::default()
     };
     let walked = context::walk(root, &request, None).map_err(|error| with_causes(&error))?;
     let shown = walked.tree.entries().iter().map(|entry| {

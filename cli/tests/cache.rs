@@ -94,6 +94,27 @@ fn times_and_order_of_files_change_nothing() {
 }
 
 #[test]
+fn modes_as_git_knows_them_make_checkouts_alike() {
+    let place = Place::new();
+    place.dockerfile("FROM scratch\nCOPY src /src/\n");
+    place.file("src/f", "x").file("src/program", "x");
+    let build = |umask: u32, modes: &str| {
+        use std::os::unix::fs::PermissionsExt;
+        for (name, mode) in [("src/f", 0o666), ("src/program", 0o777), ("src", 0o777)] {
+            let permissions = std::fs::Permissions::from_mode(mode & !umask);
+            std::fs::set_permissions(place.work().join(name), permissions).unwrap();
+        }
+        let mode = format!("--context-modes={modes}");
+        place.build(&[&mode, "."]).exits(0).step("COPY src /src/").status
+    };
+    assert_eq!(build(0o002, "git"), "DONE");
+    assert_eq!(build(0o077, "git"), "CACHED");
+    // What git would keep is what is there.
+    assert_eq!(build(0o022, "disk"), "CACHED");
+    assert_eq!(build(0o077, "disk"), "DONE");
+}
+
+#[test]
 fn no_cache_runs_every_step() {
     needs!();
     let place = Place::new();

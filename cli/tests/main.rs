@@ -30,3 +30,4 @@ mod sources;
 mod store;
 mod test_files;
 mod together;
+mod trees;

@@ -58,14 +58,9 @@ pub fn array(field: &'static str, bytes: &[u8]) -> Result<[u8; 32], ConvertError
     })
 }
 
-fn clean_path(bytes: &[u8]) -> Result<RelPath, ConvertError> {
-    let shown = || ConvertError::Path(String::from_utf8_lossy(bytes).escape_debug().to_string());
-    let path = RelPath::parse(bytes).map_err(|_| shown())?;
-    if path.as_bytes() == bytes {
-        Ok(path)
-    } else {
-        Err(shown())
-    }
+fn clean_path(bytes: Vec<u8>) -> Result<RelPath, ConvertError> {
+    let shown = |bytes: Vec<u8>| ConvertError::Path(String::from_utf8_lossy(&bytes).escape_debug().to_string());
+    RelPath::exactly(bytes).map_err(shown)
 }
 
 impl From<&Tree> for v1::Tree {
@@ -124,14 +119,15 @@ impl TryFrom<v1::Tree> for Tree {
     /// Refuses what [`Tree`] promises not to be: unsorted, with a path twice, or with entries below a file or a link.
     fn try_from(message: v1::Tree) -> Result<Self, ConvertError> {
         let mut entries: Vec<TreeEntry> = Vec::with_capacity(message.entries.len());
-        let mut leaf: Option<RelPath> = None;
+        let mut leaf: Option<usize> = None;
         for entry in message.entries {
             let entry = TreeEntry::try_from(entry)?;
             if entries.last().is_some_and(|before| before.path >= entry.path) {
                 return Err(ConvertError::Order(entry.path.to_string()));
             }
             // Whatever is below a leaf comes directly after it, so remembering the last one is enough.
-            if let Some(parent) = leaf.as_ref().filter(|leaf| entry.path.below(leaf).is_some()) {
+            let above = leaf.map(|index| &entries[index].path);
+            if let Some(parent) = above.filter(|leaf| entry.path.is_inside(leaf)) {
                 return Err(ConvertError::BelowFile {
                     path: entry.path.to_string(),
                     parent: parent.to_string(),
@@ -139,7 +135,7 @@ impl TryFrom<v1::Tree> for Tree {
             }
             // A layer may remove a path and put a directory in its place without an entry for it.
             if !matches!(entry.kind, EntryKind::Directory { .. } | EntryKind::Whiteout) {
-                leaf = Some(entry.path.clone());
+                leaf = Some(entries.len());
             }
             entries.push(entry);
         }
@@ -151,7 +147,7 @@ impl TryFrom<v1::TreeEntry> for TreeEntry {
     type Error = ConvertError;
 
     fn try_from(message: v1::TreeEntry) -> Result<Self, ConvertError> {
-        let path = clean_path(&message.path)?;
+        let path = clean_path(message.path)?;
         let range = |field, good| {
             if good {
                 Ok(())
@@ -201,7 +197,7 @@ fn kind_value(kind: v1::tree_entry::Kind, path: &RelPath) -> Result<EntryKind, C
         Kind::SymlinkTarget(target) if target.contains(&0) => return Err(out_of_range("symlink_target")),
         Kind::SymlinkTarget(target) => EntryKind::Symlink { target },
         Kind::HardlinkTarget(target) => {
-            let target = clean_path(&target)?;
+            let target = clean_path(target)?;
             if target.is_root() || target == *path {
                 return Err(out_of_range("hardlink_target"));
             }
@@ -334,17 +330,21 @@ impl From<&Preimage> for v1::StoredPreimage {
         };
         Self {
             fields: preimage.fields.iter().map(field).collect(),
+            listing: preimage.listing.iter().map(field).collect(),
         }
     }
 }
 
 impl From<v1::StoredPreimage> for Preimage {
     fn from(message: v1::StoredPreimage) -> Self {
-        let mut preimage = Self::default();
-        for field in message.fields {
-            preimage.push(field.name, field.value);
+        let field = |field: v1::stored_preimage::Field| Field {
+            name: field.name,
+            value: field.value,
+        };
+        Self {
+            fields: message.fields.into_iter().map(field).collect(),
+            listing: message.listing.into_iter().map(field).collect(),
         }
-        preimage
     }
 }
 

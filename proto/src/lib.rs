@@ -16,6 +16,7 @@ pub mod reference;
 pub mod platform;
 pub mod oci;
 pub mod tree;
+pub mod tree_digest;
 pub mod address;
 pub mod definition;
 pub mod entitlement;

@@ -28,12 +28,15 @@ impl fmt::Debug for CacheKey {
 pub struct Preimage {
     /// The fields, in the order in which they are hashed.
     pub fields: Vec<Field>,
+    /// What is behind fields that are digests themselves: the files one by one. Never hashed, only to say which of them differ, so
+    /// it is made when a step runs and not when it is looked up.
+    pub listing: Vec<Field>,
 }
 
-/// One named part of a key: `arg 2`, `env PATH`, `file src/main.c`, `input root`.
+/// One named part of a key: `argument 2`, `variable PATH`, `root`; or of a listing: `file 0.0 src/main.c`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Field {
-    /// Unique within a preimage.
+    /// Unique within its list.
     pub name: String,
     /// Any bytes.
     pub value: Vec<u8>,

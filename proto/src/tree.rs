@@ -106,11 +106,42 @@ impl RelPath {
     /// `self` and `below` as one path.
     #[must_use]
     pub fn join(&self, below: &Self) -> Self {
-        let mut path = self.0.clone();
-        if !below.is_root() {
-            push(&mut path, &below.0);
+        if below.is_root() {
+            return self.clone();
         }
+        self.child(&below.0)
+    }
+
+    /// The path of what is called `name` in this directory. `name` is clean: what listing a directory gives, but `.` and `..`.
+    #[must_use]
+    pub fn child(&self, name: &[u8]) -> Self {
+        let mut path = Vec::with_capacity(self.0.len() + 1 + name.len());
+        path.extend_from_slice(&self.0);
+        push(&mut path, name);
         Self(path)
+    }
+
+    /// `bytes`, if they are already spelled as a path is kept: what comes from a wire or a disk is taken as it is or not at all.
+    ///
+    /// # Errors
+    /// The bytes, if they are not.
+    pub fn exactly(bytes: Vec<u8>) -> Result<Self, Vec<u8>> {
+        let good = |component: &[u8]| !matches!(component, b"" | b"." | b"..");
+        let clean = bytes.is_empty() || bytes.split(|&b| b == b'/').all(good);
+        match clean && !bytes.contains(&0) {
+            true => Ok(Self(bytes)),
+            false => Err(bytes),
+        }
+    }
+
+    /// Whether `self` is `directory` or lies below it.
+    #[must_use]
+    pub fn is_inside(&self, directory: &Self) -> bool {
+        if directory.is_root() {
+            return true;
+        }
+        let rest = self.0.strip_prefix(directory.0.as_slice());
+        rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'/')))
     }
 
     /// What is left of `self` below `directory`, or nothing if it is not inside. A directory is inside itself.
@@ -144,9 +175,23 @@ impl PartialOrd for RelPath {
 impl Ord for RelPath {
     fn cmp(&self, other: &Self) -> Ordering {
         // As if `/` were the smallest byte: then byte order is component order, without splitting.
-        let rank = |byte: &u8| if *byte == b'/' { 0 } else { u16::from(*byte) + 1 };
-        self.0.iter().map(rank).cmp(other.0.iter().map(rank))
+        let rank = |byte: u8| if byte == b'/' { 0 } else { u16::from(byte) + 1 };
+        let at = common_prefix(&self.0, &other.0);
+        match (self.0.get(at), other.0.get(at)) {
+            (Some(own), Some(others)) => rank(*own).cmp(&rank(*others)),
+            _ => self.0.len().cmp(&other.0.len()),
+        }
     }
+}
+
+/// How many bytes two paths begin with alike. Trees are sorted and searched by paths that share their directories, so the equal
+/// part is skipped in larger pieces.
+fn common_prefix(a: &[u8], b: &[u8]) -> usize {
+    let (a_pieces, b_pieces) = (a.as_chunks::<8>().0, b.as_chunks::<8>().0);
+    let pieces = a_pieces.iter().zip(b_pieces).take_while(|(a, b)| a == b).count();
+    let skipped = pieces * 8;
+    let rest = a[skipped..].iter().zip(&b[skipped..]);
+    skipped + rest.take_while(|(a, b)| a == b).count()
 }
 
 impl fmt::Display for RelPath {
@@ -285,7 +330,7 @@ impl Tree {
     #[must_use]
     pub fn subtree(&self, path: &RelPath) -> &[TreeEntry] {
         let start = self.entries.partition_point(|entry| entry.path < *path);
-        let length = self.entries[start..].partition_point(|entry| entry.path.below(path).is_some());
+        let length = self.entries[start..].partition_point(|entry| entry.path.is_inside(path));
         &self.entries[start..start + length]
     }
 }
@@ -335,9 +380,37 @@ mod tests {
     }
 
     #[test]
+    fn order_of_long_paths_is_that_of_their_components() {
+        let names = ["a", "ab", "a.b", "a-b", "longer than eight", "longer than eighu", "x"];
+        let mut paths = vec![RelPath::root()];
+        for first in names {
+            paths.push(path(first));
+            paths.extend(names.map(|second| path(&format!("{first}/{second}"))));
+            paths.extend(names.map(|third| path(&format!("{first}/longer than eight/{third}"))));
+        }
+        for a in &paths {
+            for b in &paths {
+                assert_eq!(a.cmp(b), a.components().cmp(b.components()), "{a} {b}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_clean_bytes_are_taken_as_they_are() {
+        for clean in ["", "a", "a/b.c/..d"] {
+            assert_eq!(RelPath::exactly(clean.into()), Ok(path(clean)));
+        }
+        for other in ["/a", "a/", "a//b", "./a", "a/..", "a\0"] {
+            assert!(RelPath::exactly(other.into()).is_err(), "{other}");
+        }
+    }
+
+    #[test]
     fn below_respects_components() {
         assert_eq!(path("a/b/c").below(&path("a/b")), Some(path("c")));
         assert_eq!(path("a/bc").below(&path("a/b")), None);
+        assert!(path("a/b/c").is_inside(&path("a/b")) && !path("a/bc").is_inside(&path("a/b")));
+        assert!(path("a").is_inside(&path("a")) && path("a").is_inside(&RelPath::root()));
         assert_eq!(path("a").below(&path("a")), Some(RelPath::root()));
         assert_eq!(path("a").parent(), Some(RelPath::root()));
         assert_eq!(RelPath::root().parent(), None);

@@ -10,4 +10,5 @@ pub mod machine;
 pub mod certificate;
 pub mod registry;
 pub mod token_server;
+pub mod trees;
 pub mod web;

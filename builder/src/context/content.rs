@@ -26,56 +26,65 @@ struct Job<'a> {
     index: usize,
     path: &'a RelPath,
     stamp: Stamp,
-    has_xattrs: bool,
 }
 
 /// Turns what was found into entries; also says how many files were read.
 pub(super) fn fill(
     root: &Root,
-    found: Vec<Found>,
+    mut found: Vec<Found>,
     cache: &mut StatCache,
 ) -> Result<(Vec<TreeEntry>, usize), WalkError> {
-    let mut kinds: Vec<Option<EntryKind>> = Vec::with_capacity(found.len());
-    let mut jobs = Vec::new();
-    let mut first_names: HashMap<(u64, u64), &RelPath> = HashMap::new();
-    for (index, found) in found.iter().enumerate() {
-        let stamp = found.metadata.stamp;
-        kinds.push(match &found.what {
-            What::Other(kind) => Some(kind.clone()),
-            What::File { linked } => {
-                let first = if *linked {
-                    *first_names.entry((stamp.device, stamp.inode)).or_insert(&found.path)
-                } else {
-                    &found.path
-                };
-                if first == &found.path {
-                    cache.lookup(&stamp).map(|content| file(&stamp, content))
-                } else {
-                    let target = first.clone();
-                    Some(EntryKind::Hardlink { target })
-                }
-            }
-        });
-        if kinds[index].is_none() {
-            let path = &found.path;
-            jobs.push(Job {
-                index,
-                path,
-                stamp,
-                has_xattrs: !found.metadata.xattrs.is_empty(),
-            });
+    fill_known(&mut found, cache);
+    let jobs: Vec<Job<'_>> = found.iter().enumerate().filter_map(job).collect();
+    let hashed_files = jobs.len();
+    let hashed = hash_all(root, &jobs)?;
+    let hashed: Vec<(usize, ContentDigest)> = hashed.into_iter().map(|(job, content)| (job.index, content)).collect();
+    for (index, content) in hashed {
+        let Found { what, metadata, .. } = &mut found[index];
+        cache.insert(metadata.stamp, content, !metadata.xattrs.is_empty());
+        *what = What::Other(file(&metadata.stamp, content));
+    }
+    let entry = |found: Found| match found.what {
+        What::Other(kind) => entry(found.path, kind, found.metadata),
+        What::File { .. } => unreachable!("every file that was not known was hashed"),
+    };
+    // In order of the paths already, and in the memory that is there already.
+    Ok((found.into_iter().map(entry).collect(), hashed_files))
+}
+
+/// Files that the cache knows, and further names of files.
+fn fill_known(found: &mut [Found], cache: &mut StatCache) {
+    let mut first_names: HashMap<(u64, u64), usize> = HashMap::new();
+    for index in 0..found.len() {
+        let What::File { linked, known } = &found[index].what else {
+            continue;
+        };
+        let stamp = &found[index].metadata.stamp;
+        let first = match linked {
+            true => *first_names.entry(stamp.file()).or_insert(index),
+            false => index,
+        };
+        let kind = if first == index {
+            known
+                .inspect(|known| cache.saw(known))
+                .map(|known| file(stamp, known.content))
+        } else {
+            let target = found[first].path.clone();
+            Some(EntryKind::Hardlink { target })
+        };
+        if let Some(kind) = kind {
+            found[index].what = What::Other(kind);
         }
     }
-    for (job, content) in hash_all(root, &jobs)? {
-        kinds[job.index] = Some(file(&job.stamp, content));
-        cache.insert(job.stamp, content, job.has_xattrs);
-    }
-    let hashed_files = jobs.len();
-    let entries = found.into_iter().zip(kinds).map(|(found, kind)| {
-        let kind = kind.expect("what had no kind became a job, and every job has a digest");
-        entry(found.path, kind, &found.metadata)
-    });
-    Ok((entries.collect(), hashed_files))
+}
+
+/// What there is to read for `found`.
+fn job((index, found): (usize, &Found)) -> Option<Job<'_>> {
+    matches!(found.what, What::File { .. }).then_some(Job {
+        index,
+        path: &found.path,
+        stamp: found.metadata.stamp,
+    })
 }
 
 fn file(stamp: &Stamp, content: ContentDigest) -> EntryKind {
@@ -169,7 +178,6 @@ mod tests {
             index: 0,
             path,
             stamp: Stamp::of(&stat),
-            has_xattrs: false,
         }
     }
 

@@ -40,6 +40,11 @@ pub(super) struct Stamp {
 }
 
 impl Stamp {
+    /// Device and inode: which file it is, whatever became of it.
+    pub(super) const fn file(&self) -> (u64, u64) {
+        (self.device, self.inode)
+    }
+
     pub(super) fn of(stat: &Stat) -> Self {
         let time = |seconds: i64, nanoseconds| Timestamp { seconds, nanoseconds };
         let nanoseconds = |value| u32::try_from(value).expect("file times have less than a billion nanoseconds");
@@ -107,7 +112,7 @@ impl Root {
 impl Directory {
     /// The path of one of its entries.
     pub(super) fn child(&self, name: &[u8]) -> RelPath {
-        self.path.join(&RelPath::clean(name))
+        self.path.child(name)
     }
 
     /// All names, in no order.

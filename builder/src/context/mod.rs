@@ -4,12 +4,14 @@
 //! links that a source names are resolved here, in the root, by hand. What the ignore file excludes is not even looked at,
 //! except where a `!` pattern reaches into it. FIFOs and devices are entries and never opened; sockets are left out.
 //!
-//! Reading order: this file, then `follow` (sources to paths), `walk` (metadata of these paths), `content` (digests); `list` tells people about it.
+//! Reading order: this file, then `follow` (sources to paths), `walk` (metadata of these paths, directories side by side: `queue`),
+//! `content` (digests, remembered by `stat_cache`); `list` tells people about it.
 
 mod content;
 mod dir;
 mod follow;
 mod list;
+mod queue;
 mod stat_cache;
 mod walk;
 
@@ -33,6 +35,30 @@ pub struct WalkRequest<'a> {
     pub include: &'a [String],
     /// The ignore file; it also excludes what an include names.
     pub ignore: Option<&'a Patterns>,
+    /// Which modes the tree has.
+    pub modes: ContextModes,
+}
+
+/// Which modes files of a context have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ContextModes {
+    /// Those on disk.
+    #[default]
+    Disk,
+    /// As git keeps them: 0755 for directories and for files that their owner may execute, else 0644; links have none of their own. So
+    /// neither the umask of a checkout nor the machine it was made on is part of a key.
+    Git,
+}
+
+impl ContextModes {
+    fn of(self, kind: &EntryKind, mode: u32) -> u32 {
+        match (self, kind) {
+            (Self::Disk, _) | (_, EntryKind::Symlink { .. }) => mode,
+            (Self::Git, EntryKind::Directory { .. }) => 0o755,
+            (Self::Git, _) if mode & 0o100 != 0 => 0o755,
+            (Self::Git, _) => 0o644,
+        }
+    }
 }
 
 /// What was found.
@@ -95,10 +121,20 @@ pub enum WalkError {
     },
 }
 
+impl WalkError {
+    /// The path that is to blame; nothing for the root and for includes.
+    fn path(&self) -> Option<&RelPath> {
+        match self {
+            Self::Read { path, .. } | Self::Changed { path } => Some(path),
+            Self::Root { .. } | Self::Include { .. } => None,
+        }
+    }
+}
+
 /// Reads what `request` selects of the directory `root`.
 ///
 /// `stat_cache` is a file that remembers digests between walks of the same root; it belongs to this root alone, since what
-/// this walk does not see is forgotten. Its folder must exist. Without it, or if it cannot be used, every file is read.
+/// no walk sees for long is forgotten. Its folder must exist. Without it, or if it cannot be used, every file is read.
 ///
 /// # Errors
 /// See [`WalkError`]; the first failure ends the walk.
@@ -127,7 +163,10 @@ pub fn walk_at(
     let selection = follow::select(&root, ignore, request.include)?;
     let mut cache = StatCache::load(stat_cache, now);
     let scan = walk::scan(&root, ignore, &selection.paths, &cache)?;
-    let (entries, hashed_files) = content::fill(&root, scan.found, &mut cache)?;
+    let (mut entries, hashed_files) = content::fill(&root, scan.found, &mut cache)?;
+    for entry in &mut entries {
+        entry.mode = request.modes.of(&entry.kind, entry.mode);
+    }
     cache.save();
     let tree = Tree::new(entries);
     let excluded = excluded(&tree, ignore, selection.named);
@@ -161,7 +200,7 @@ fn excluded(tree: &Tree, ignore: &Patterns, named: Vec<follow::Named>) -> Vec<Ex
 }
 
 /// An entry as contexts have it: owner 0:0.
-fn entry(path: RelPath, kind: EntryKind, found: &walk::Metadata) -> TreeEntry {
+fn entry(path: RelPath, kind: EntryKind, found: walk::Metadata) -> TreeEntry {
     TreeEntry {
         path,
         kind,
@@ -169,6 +208,6 @@ fn entry(path: RelPath, kind: EntryKind, found: &walk::Metadata) -> TreeEntry {
         uid: 0,
         gid: 0,
         mtime: found.stamp.mtime,
-        xattrs: found.xattrs.clone(),
+        xattrs: found.xattrs,
     }
 }

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use proto::definition::{ExecOp, Mount, MountAccess, MountKind, Network, Security, VertexId};
-use proto::record::Field;
 use proto::tree::{RelPath, Tree};
 use proto::v1::{self, event::Kind};
 use tokio::sync::mpsc;
@@ -32,32 +31,6 @@ use crate::snapshot::rootfs::Rootfs;
 use crate::snapshot::{Active, Snapshotter};
 use crate::solve::Inputs;
 use crate::stack::{Layer, Stack};
-
-/// What bind mounts, and the sources of cache mounts, add to the key.
-///
-/// # Errors
-/// Paths that do not exist; layers that cannot be read.
-pub async fn content(work: &BuildWork, exec: &ExecOp, inputs: &Inputs) -> Result<Vec<Field>, BuildError> {
-    let mut fields = Vec::new();
-    for (index, mount) in exec.mounts.iter().enumerate() {
-        if let Some((from, source)) = read_by(mount) {
-            fields.extend(file::mounted_content(work, from, source, index, inputs).await?);
-        }
-    }
-    Ok(fields)
-}
-
-/// The files a mount reads: whose, and which.
-fn read_by(mount: &Mount) -> Option<(VertexId, &str)> {
-    match &mount.kind {
-        MountKind::Bind { from, source, .. } => Some((*from, source)),
-        MountKind::Cache {
-            from: Some((from, source)),
-            ..
-        } => Some((*from, source)),
-        _ => None,
-    }
-}
 
 /// Runs the process and returns the layer of its changes.
 ///

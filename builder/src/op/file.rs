@@ -5,7 +5,6 @@ use std::io;
 use std::sync::Arc;
 
 use proto::definition::{CopyAction, CopySource, FileAction, FileOp, Id, Op, Owner, Unpack, VertexId};
-use proto::record::Field;
 use proto::tree::{EntryKind, RelPath, Timestamp, TreeEntry};
 
 use super::archive::{self, Archive};
@@ -20,95 +19,8 @@ use crate::layer::entry::{Content, LayerEntry, SnapshotDir};
 use crate::layers::{Layers, is_damage, store_failed};
 use crate::request::BuildError;
 use crate::solve::Inputs;
-use crate::solve::cache_key::chain_text;
 use crate::stack::{Layer, Stack};
 use crate::tree::MergedTree;
-
-/// What the sources of a copy add to its key.
-///
-/// # Errors
-/// Sources that do not exist; layers that cannot be read.
-pub async fn content(
-    work: &BuildWork,
-    id: VertexId,
-    copy: &CopyAction,
-    inputs: &Inputs,
-) -> Result<Vec<Field>, BuildError> {
-    let mut fields = Vec::new();
-    for (index, source) in copy.sources.iter().enumerate() {
-        let CopySource::Path { from, pattern } = source else {
-            continue;
-        };
-        // An image is its layers: looking into them would mean fetching them just to find out that nothing changed.
-        if let Op::Image(image) = &work.definition.vertex(*from).op {
-            fields.push(Field {
-                name: format!("image {index}"),
-                value: chain_text(&image.diff_ids).into_bytes(),
-            });
-            fields.push(Field {
-                name: format!("path {index}"),
-                value: pattern.clone().into_bytes(),
-            });
-            continue;
-        }
-        // The one file whose time is part of what was asked for: it is the server's, not that of a checkout.
-        if let Op::Http(proto::definition::HttpOp { pin: Some(pin), .. }) = &work.definition.vertex(*from).op {
-            fields.push(Field {
-                name: format!("modified {index}"),
-                value: pin.modified.to_string().into_bytes(),
-            });
-        }
-        let tree = tree_of(work, *from, inputs, StepNumber::NONE).await?;
-        let selection = Selection {
-            pattern,
-            exclude: &copy.exclude,
-            parents: copy.parents,
-        };
-        let selected = selected(work, id, *from, &selection, &tree)?;
-        fields.extend(numbered(index, pattern, select::content_fields(&selected)));
-    }
-    Ok(fields)
-}
-
-/// What a path that is mounted adds to a key.
-///
-/// # Errors
-/// As [`content`].
-pub async fn mounted_content(
-    work: &BuildWork,
-    from: VertexId,
-    path: &str,
-    index: usize,
-    inputs: &Inputs,
-) -> Result<Vec<Field>, BuildError> {
-    if let Op::Image(image) = &work.definition.vertex(from).op {
-        return Ok(vec![Field {
-            name: format!("image {index}"),
-            value: chain_text(&image.diff_ids).into_bytes(),
-        }]);
-    }
-    let tree = tree_of(work, from, inputs, StepNumber::NONE).await?;
-    let selection = Selection {
-        pattern: path,
-        exclude: &[],
-        parents: false,
-    };
-    let selected = select::select(&tree, &selection).map_err(|error| missing(work, from, error))?;
-    Ok(numbered(index, path, select::content_fields(&selected)))
-}
-
-/// Fields of one source, named so that [`crate::solve::compare`] can show their paths: `file <source> <path>`.
-fn numbered(index: usize, pattern: &str, fields: Vec<Field>) -> Vec<Field> {
-    let rename = |field: Field| {
-        let name = match field.name.strip_prefix("file ").and_then(|rest| rest.split_once('/')) {
-            Some((root, "")) => format!("file {index}.{root} {pattern}"),
-            Some((root, path)) => format!("file {index}.{root} {path}"),
-            None => format!("{} of {index}", field.name),
-        };
-        Field { name, ..field }
-    };
-    fields.into_iter().map(rename).collect()
-}
 
 /// Does the work and returns the layer.
 ///
@@ -441,7 +353,8 @@ fn at(work: &BuildWork, id: VertexId, mut error: BuildError) -> BuildError {
 }
 
 /// A source that is not there; for contexts with what the ignore file has to do with it.
-fn missing(work: &BuildWork, from: VertexId, error: SelectError) -> BuildError {
+#[must_use]
+pub fn missing(work: &BuildWork, from: VertexId, error: SelectError) -> BuildError {
     let SelectError::NotFound { path } = &error else {
         return BuildError::user(error.to_string());
     };

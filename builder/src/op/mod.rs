@@ -1,11 +1,13 @@
 //! What each kind of step does.
 //!
 //! `COPY`, `ADD` and `WORKDIR` are computed on metadata and mount nothing: [`select`] what a source names, plan it with
-//! [`copy`] or [`mkdir`], write it ([`file`]). `RUN` is [`exec`]. [`work`] is what the solver sees of them.
+//! [`copy`] or [`mkdir`], write it ([`file`]). `RUN` is [`exec`]. What their files add to keys is [`content`]. [`work`] is what the
+//! solver sees of them.
 
 pub mod work;
 pub mod file;
 pub mod select;
+pub mod content;
 mod destination;
 pub mod copy;
 pub mod mkdir;

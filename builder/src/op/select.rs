@@ -1,11 +1,12 @@
-//! What one source of a `COPY` names, and how that enters a key.
+//! What one source of a `COPY` names, and its digest.
 //!
 //! Roots are resolved: a symlink named as a source is followed, inside its filesystem. Links met below a root stay links.
 
 use frontend::patterns::{self, PatternError, PatternProblem, Patterns};
-use proto::record::Field;
-use proto::tree::{EntryKind, RelPath, TreeEntry};
+use proto::digest::ContentDigest;
+use proto::tree::{RelPath, TreeEntry};
 
+use crate::tree::digest::TreeDigester;
 use crate::tree::{Located, MergedTree, ResolveError};
 
 /// How a source is read.
@@ -88,21 +89,77 @@ pub fn select(source: &MergedTree, selection: &Selection<'_>) -> Result<Selected
     if selection.parents {
         return with_parents(source, selection.pattern, &exclude);
     }
-    let mut roots = Vec::new();
-    for path in matches(source, selection.pattern)? {
+    let root = |named: Named| {
+        let below = pick_below(source, &named.path, |path| !exclude.matches(path.as_bytes()));
+        Root {
+            name: named.name,
+            top: source
+                .get(&named.path)
+                .and_then(|found| pick(source, found, &named.path)),
+            path: named.path,
+            below,
+        }
+    };
+    let roots = named(source, selection.pattern)?.into_iter().map(root).collect();
+    Ok(Selected { roots })
+}
+
+/// A root by its name and what is selected of it, both as they enter a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RootDigest {
+    /// See [`Root`].
+    pub name: Vec<u8>,
+    /// See [`crate::tree::digest`].
+    pub files: ContentDigest,
+}
+
+/// The digests of what [`select`] selects, without a list of it: of whole directories `source` may know them already.
+///
+/// # Errors
+/// As [`select`].
+pub fn digests(source: &MergedTree, selection: &Selection<'_>) -> Result<Vec<RootDigest>, SelectError> {
+    if selection.exclude.is_empty() && !selection.parents {
+        let whole = |named: Named| RootDigest {
+            files: source.digest(&named.path),
+            name: named.name,
+        };
+        return Ok(named(source, selection.pattern)?.into_iter().map(whole).collect());
+    }
+    let selected = select(source, selection)?;
+    let digest = |root: Root| {
+        let top = root.top.as_ref().map(|top| (&top.entry, &top.entry.kind));
+        let mut digester = TreeDigester::new(top);
+        for Picked { entry, .. } in &root.below {
+            digester.add(&entry.path, entry, &entry.kind);
+        }
+        RootDigest {
+            files: digester.finish().0,
+            name: root.name,
+        }
+    };
+    Ok(selected.roots.into_iter().map(digest).collect())
+}
+
+/// What a pattern leads to.
+struct Named {
+    /// The last part of the path that matched.
+    name: Vec<u8>,
+    /// Links followed; it has an entry or is the root of the filesystem.
+    path: RelPath,
+}
+
+fn named(source: &MergedTree, pattern: &str) -> Result<Vec<Named>, SelectError> {
+    let named = |path: RelPath| {
         let (resolved, found) = source.resolve(&path)?;
         if found.is_none() && !resolved.is_root() {
             return Err(SelectError::NotFound { path });
         }
-        let below = pick_below(source, &resolved, |path| !exclude.matches(path.as_bytes()));
-        roots.push(Root {
+        Ok(Named {
             name: path.name().unwrap_or_default().to_vec(),
-            top: found.and_then(|found| pick(source, found, &resolved)),
             path: resolved,
-            below,
-        });
-    }
-    Ok(Selected { roots })
+        })
+    };
+    matches(source, pattern)?.into_iter().map(named).collect()
 }
 
 /// What `wanted` wants below `root`, and the directories on the way to it, wanted or not.
@@ -118,7 +175,7 @@ fn pick_below(source: &MergedTree, root: &RelPath, mut wanted: impl FnMut(&RelPa
     let mut last: Option<RelPath> = None;
     for (picked, wanted) in all.iter_mut().rev() {
         let path = &picked.entry.path;
-        picked.on_the_way = !*wanted && last.as_ref().is_some_and(|last| last.below(path).is_some());
+        picked.on_the_way = !*wanted && last.as_ref().is_some_and(|last| last.is_inside(path));
         *wanted |= picked.on_the_way;
         if *wanted {
             last = Some(path.clone());
@@ -131,19 +188,15 @@ fn pick_below(source: &MergedTree, root: &RelPath, mut wanted: impl FnMut(&RelPa
 fn with_parents(source: &MergedTree, pattern: &str, exclude: &Patterns) -> Result<Selected, SelectError> {
     let (pivot, rest) = pattern.split_once("/./").unwrap_or(("", pattern));
     let mut roots = Vec::new();
-    for path in matches(source, pivot)? {
-        let (resolved, found) = source.resolve(&path)?;
-        if found.is_none() && !resolved.is_root() {
-            return Err(SelectError::NotFound { path });
-        }
+    for Named { path, .. } in named(source, pivot)? {
         let below = match patterns::is_wildcard(rest) {
-            true => matching_below(source, &resolved, rest, exclude)?,
-            false => named_below(source, &resolved, rest, exclude)?,
+            true => matching_below(source, &path, rest, exclude)?,
+            false => named_below(source, &path, rest, exclude)?,
         };
         roots.push(Root {
             name: Vec::new(),
-            top: found.and_then(|found| pick(source, found, &resolved)),
-            path: resolved,
+            top: source.get(&path).and_then(|found| pick(source, found, &path)),
+            path,
             below,
         });
     }
@@ -189,7 +242,7 @@ fn named_below(
         return Err(SelectError::NotFound { path: whole });
     }
     Ok(pick_below(source, root, |path| {
-        path.below(&named).is_some() && !exclude.matches(path.as_bytes())
+        path.is_inside(&named) && !exclude.matches(path.as_bytes())
     }))
 }
 
@@ -234,61 +287,4 @@ fn matches(source: &MergedTree, pattern: &str) -> Result<Vec<RelPath>, SelectErr
     }
     reached.sort();
     Ok(reached)
-}
-
-/// What of a selection enters a key: names below the top, kinds, modes, owners, link targets, attributes and content, in
-/// order; no times, and no directory part of the source.
-#[must_use]
-pub fn content_fields(selected: &Selected) -> Vec<Field> {
-    let mut fields = Vec::new();
-    for (index, root) in selected.roots.iter().enumerate() {
-        fields.push(Field {
-            name: format!("source {index}"),
-            value: root.name.clone(),
-        });
-        for picked in root.top.iter().chain(&root.below) {
-            let path = &picked.entry.path;
-            fields.push(Field {
-                name: format!("file {index}/{path}"),
-                value: encode(&picked.entry),
-            });
-        }
-    }
-    fields
-}
-
-/// Length-prefixed, so that no two entries share an encoding.
-fn encode(entry: &TreeEntry) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    put(&mut bytes, entry.path.as_bytes());
-    let (kind, detail): (u8, Vec<u8>) = match &entry.kind {
-        EntryKind::File { content, .. } => (b'f', content.to_string().into_bytes()),
-        EntryKind::Directory { .. } => (b'd', Vec::new()),
-        EntryKind::Symlink { target } => (b'l', target.clone()),
-        EntryKind::Hardlink { target } => (b'h', target.as_bytes().to_vec()),
-        EntryKind::CharDevice { major, minor } => (b'c', format!("{major}:{minor}").into_bytes()),
-        EntryKind::BlockDevice { major, minor } => (b'b', format!("{major}:{minor}").into_bytes()),
-        EntryKind::Fifo => (b'p', Vec::new()),
-        EntryKind::Whiteout => (b'w', Vec::new()),
-    };
-    bytes.push(kind);
-    put(&mut bytes, &detail);
-    for number in [entry.mode, entry.uid, entry.gid] {
-        bytes.extend_from_slice(&number.to_be_bytes());
-    }
-    for (name, value) in entry.xattrs.iter().filter(|(name, _)| counts(name)) {
-        put(&mut bytes, name);
-        put(&mut bytes, value);
-    }
-    bytes
-}
-
-/// `security.*` and `system.*` belong to the machine, file capabilities to the file.
-fn counts(name: &[u8]) -> bool {
-    name == b"security.capability" || !(name.starts_with(b"security.") || name.starts_with(b"system."))
-}
-
-fn put(bytes: &mut Vec<u8>, part: &[u8]) {
-    bytes.extend_from_slice(&(part.len() as u64).to_be_bytes());
-    bytes.extend_from_slice(part);
 }

@@ -7,14 +7,14 @@ use cache::records::RecordStore;
 use frontend::source::SourceFile;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use proto::definition::{Definition, FileAction, Op, VertexId};
+use proto::definition::{Definition, Op, VertexId};
 use proto::digest::Digest;
 use proto::platform::Platform;
 use proto::record::Field;
 use proto::tree::RelPath;
 use tokio_util::sync::CancellationToken;
 
-use super::{exec, file};
+use super::{content, exec, file};
 use crate::build::Job;
 use crate::event::StepNumber;
 use crate::images::ResolvedImage;
@@ -160,17 +160,11 @@ impl Work for BuildWork {
     }
 
     fn content<'a>(&'a self, id: VertexId, inputs: &'a Inputs) -> BoxFuture<'a, Result<Vec<Field>, BuildError>> {
-        async move {
-            match &self.definition.vertex(id).op {
-                Op::File(op) => match &op.action {
-                    FileAction::Copy(copy) => file::content(self, id, copy, inputs).await,
-                    FileAction::MakeDir(_) => Ok(Vec::new()),
-                },
-                Op::Exec(op) => exec::content(self, op, inputs).await,
-                Op::Image(_) | Op::Local(_) | Op::Http(_) | Op::Git(_) => Ok(Vec::new()),
-            }
-        }
-        .boxed()
+        content::fields(self, id, inputs).boxed()
+    }
+
+    fn listing<'a>(&'a self, id: VertexId, inputs: &'a Inputs) -> BoxFuture<'a, Result<Vec<Field>, BuildError>> {
+        content::listing(self, id, inputs).boxed()
     }
 
     fn run<'a>(

@@ -9,6 +9,7 @@ use proto::platform::Platform;
 use tokio::sync::Semaphore;
 
 use super::{ServeError, ServeOptions};
+use crate::context_trees::ContextTrees;
 use crate::executor::NamespaceExecutor;
 use crate::host::{Clock, Host};
 use crate::layers::Layers;
@@ -52,6 +53,7 @@ pub async fn open_host(options: &ServeOptions) -> Result<Host, ServeError> {
         .map_err(|error| prepare(&error))?
         .map_err(|error| prepare(&error))?;
     Ok(Host {
+        context_trees: ContextTrees::default(),
         layers,
         room,
         executor: Arc::new(executor),

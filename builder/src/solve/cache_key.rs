@@ -7,13 +7,14 @@
 //! | base image's name, digest of its manifest | no | names change, bytes do not |
 //! | `RUN`: arguments, environment, directory, user, network, security mode, names of devices, host name, names of extra hosts, `/dev/shm`, script, mounts | yes | the process sees them |
 //! | `RUN`: the root filesystem | key of the vertex that made it | tools look at times, so equal content is not enough |
-//! | `RUN`: files of bind mounts | their content | the process reads them |
+//! | `RUN`: files of bind mounts | as those of a `COPY` | the process reads them |
 //! | `ADD` of a URL | content, file name, time of the file | they are the file |
 //! | `ADD` of a git repository | commit, directory, submodules, how times are set; and the address, if `.git` is kept | they decide the files |
 //! | addresses, tags and branches, credentials | no | the same bytes may be anywhere |
 //! | `COPY`: destination, owner, mode, excludes, options, base name of each source | yes | they decide the result |
-//! | `COPY`: the selected files | content, names below the source, mode, owner, link targets, attributes | they are the result |
-//! | `COPY`: times of files, directory part of sources, the ignore file, the name of the stage | no | the result does not depend on them (times are taken from whoever came first) |
+//! | `COPY`: the selected files | one digest a root over content, names below it, modes, owners, link targets, attributes: [`crate::tree::digest`] | they are the result |
+//! | `COPY`: directory part of sources, the ignore file, the name of the stage | no | the result does not depend on them |
+//! | `COPY`: times of files, which files are names of one | no | they change without being meant to; the layer has those of whoever came first |
 //! | secret values, SSH agents, cache mount contents, proxy variables, addresses of extra hosts | no | they may change without changing the meaning of the step |
 //! | secret ids, cache mount ids and targets | yes | the step sees other things at other places |
 //! | which variables are build arguments, compression, parallelism, limits, tags, labels, names of steps, line numbers | no | the layer does not depend on them |
@@ -219,7 +220,8 @@ fn copy_fields(out: &mut Preimage, copy: &CopyAction) {
     }
 }
 
-fn base_name(pattern: &str) -> &str {
+/// The last part of a path or pattern.
+pub(super) fn base_name(pattern: &str) -> &str {
     pattern.trim_end_matches('/').rsplit('/').next().unwrap_or_default()
 }
 

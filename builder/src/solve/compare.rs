@@ -6,7 +6,9 @@ use frontend::lower::tells_secret;
 use frontend::patterns::is_wildcard;
 use proto::history::PastStep;
 use proto::miss::{Change, FileChange, FileDifference, VariableChange};
-use proto::record::Preimage;
+use proto::record::{Field, Preimage};
+
+use super::cache_key::base_name;
 
 /// Fields that an instruction says itself.
 const SAID: [&str; 10] = [
@@ -94,7 +96,8 @@ pub fn differences(old: Side<'_>, new: Side<'_>) -> Vec<Difference> {
         .collect();
     variables.sort_by_key(|variable| !variable.build_argument);
     found.extend(variables.into_iter().map(Difference::Variable));
-    let files = files_changed(&files(old.preimage), &files(new.preimage));
+    let patterns = patterns(new.preimage);
+    let files = files_changed(&files(old.preimage, &patterns), &files(new.preimage, &patterns));
     let any_file = !files.is_empty();
     found.extend(files.into_iter().map(Difference::File));
     found.extend(changed.iter().filter_map(|field| option(field, any_file)));
@@ -168,7 +171,7 @@ fn instruction(changed: &[Changed<'_>], old: Side<'_>, new: Side<'_>) -> Vec<Dif
     // The text of a process is shown with the values of its variables, which are differences of their own; sources of a copy are
     // part of the paths of its files.
     let is_process = by_name(new.preimage).get("op").is_some_and(|op| *op == b"exec");
-    let other_sources = !is_process && changed.iter().any(|field| field.name.starts_with("file "));
+    let other_sources = !is_process && changed.iter().any(|field| field.name.starts_with("files "));
     if before != after && (!said.is_empty() || other_sources) {
         return vec![Difference::Instruction {
             old: before.to_owned(),
@@ -218,7 +221,10 @@ fn variable(field: &Changed<'_>, old: &PastStep, new: &PastStep) -> Option<Varia
 
 fn option(field: &Changed<'_>, any_file: bool) -> Option<Difference> {
     let name = field.name;
-    let told = name.starts_with("variable ") || name.starts_with("file ");
+    // Of digests the files behind them are told.
+    let told = ["variable ", "file ", "files "]
+        .iter()
+        .any(|begin| name.starts_with(begin));
     if told || field.is_said() || (field.is_found() && any_file) {
         return None;
     }
@@ -238,24 +244,47 @@ fn option(field: &Changed<'_>, any_file: bool) -> Option<Difference> {
     })
 }
 
+/// The fields that may be files: keys of older versions have them among what is hashed.
+fn listed(preimage: &Preimage) -> impl Iterator<Item = &Field> {
+    preimage.fields.iter().chain(&preimage.listing)
+}
+
+/// A file: the number of its source, its path, and what is known of it; nothing for what is none. The path of a root is the pattern
+/// that led to it.
+fn as_file(field: &Field) -> Option<(&str, &str, Option<Facts<'_>>)> {
+    let (number, path) = field.name.strip_prefix("file ")?.split_once(' ')?;
+    let source = number.split('.').next().unwrap_or_default();
+    Some((source, path, Facts::read(&field.value)))
+}
+
+/// The patterns of the sources, by their numbers.
+fn patterns(preimage: &Preimage) -> BTreeMap<&str, &str> {
+    let roots = listed(preimage).filter_map(as_file);
+    let roots = roots.filter(|(.., facts)| facts.as_ref().is_some_and(|facts| facts.path.is_empty()));
+    roots.map(|(source, pattern, _)| (source, pattern)).collect()
+}
+
 /// The files of a key by the paths that the instruction reaches them by. A source is told from the others by its number.
-fn files(preimage: &Preimage) -> BTreeMap<(&str, String), &[u8]> {
+///
+/// The directory part of a pattern is in no key, so the list may be of an earlier build that reached the same files by another way:
+/// `patterns` are those of the build that is explained.
+fn files<'a>(preimage: &'a Preimage, patterns: &BTreeMap<&str, &str>) -> BTreeMap<(&'a str, String), &'a [u8]> {
     let mut files = BTreeMap::new();
     // Roots of sources come before what is below them.
     let (mut root, mut top) = ("", String::new());
-    for field in &preimage.fields {
+    for field in listed(preimage) {
         let named = field.name.split_once(" of ");
         if let Some(("source", _)) = named.and_then(|(source, _)| source.split_once(' ')) {
             root = std::str::from_utf8(&field.value).unwrap_or_default();
             top.clear();
         }
-        let Some((number, path)) = field.name.strip_prefix("file ").and_then(|rest| rest.split_once(' ')) else {
+        let Some((source, path, facts)) = as_file(field) else {
             continue;
         };
-        let source = number.split('.').next().unwrap_or_default();
-        let is_top = Facts::read(&field.value).is_some_and(|facts| facts.path.is_empty());
-        if is_top {
-            top = top_of(path, root);
+        if facts.is_some_and(|facts| facts.path.is_empty()) {
+            let is_same_name = |pattern: &&&str| base_name(pattern) == base_name(path);
+            let pattern = patterns.get(source).filter(is_same_name).copied();
+            top = top_of(pattern.unwrap_or(path), root);
             files.insert((source, top.clone()), field.value.as_slice());
         } else if top.is_empty() {
             files.insert((source, path.to_owned()), field.value.as_slice());
@@ -319,7 +348,7 @@ fn what_differs(old: &[u8], new: &[u8]) -> FileDifference {
     }
 }
 
-/// A file as keys have it: see [`crate::op::select::content_fields`].
+/// A file as listings have it: see [`crate::op::content`].
 struct Facts<'a> {
     path: &'a [u8],
     /// Its kind, and what it holds.
@@ -391,10 +420,22 @@ mod tests {
         [part(path), vec![b'f'], part(content), numbers].concat()
     }
 
-    /// What the differences are, each in the words of the reason that it makes.
+    /// What the differences are, each in the words of the reason that it makes. Files may be among the fields of a key, as older
+    /// versions had them, or listed beside them.
     fn check(old: (&str, &[(&str, &[u8])]), new: (&str, &[(&str, &[u8])]), expected: &[&str]) {
-        let (before, after) = (preimage(old.1), preimage(new.1));
-        let sides = [(step(old.0), before), (step(new.0), after)];
+        let sides = [(old.0, preimage(old.1)), (new.0, preimage(new.1))];
+        compare(sides.clone(), expected);
+        compare(sides.map(|(name, preimage)| (name, with_listing(preimage))), expected);
+    }
+
+    fn with_listing(preimage: Preimage) -> Preimage {
+        let is_listed = |field: &Field| field.name.starts_with("file ") || field.name.contains(" of ");
+        let (listing, fields) = preimage.fields.into_iter().partition(is_listed);
+        Preimage { fields, listing }
+    }
+
+    fn compare([(old, before), (new, after)]: [(&str, Preimage); 2], expected: &[&str]) {
+        let sides = [(step(old), before), (step(new), after)];
         let [old, new] = sides.each_ref().map(|(step, preimage)| Side { step, preimage });
         let found: Vec<String> = differences(old, new)
             .into_iter()
@@ -536,6 +577,33 @@ mod tests {
                 ],
             ),
             &["`in/a.txt` added"],
+        );
+    }
+
+    #[test]
+    fn a_list_of_a_build_that_took_another_way_is_shown_with_the_way_of_this_one() {
+        let (old, new) = (file("", "x", 0o644, 0), file("", "y", 0o644, 0));
+        let side = |pattern: &str, file: &[u8]| -> Vec<(String, Vec<u8>)> {
+            vec![
+                ("source 0 of 0".to_owned(), b"f".to_vec()),
+                (format!("file 0.0 {pattern}"), file.to_vec()),
+            ]
+        };
+        let (old, same, other) = (side("a/f", &old), side("b/f", &new), side("b/g", &new));
+        fn fields(side: &[(String, Vec<u8>)]) -> Vec<(&str, &[u8])> {
+            side.iter()
+                .map(|(name, value)| (name.as_str(), value.as_slice()))
+                .collect()
+        }
+        check(
+            ("COPY b/f /", &fields(&old)),
+            ("COPY b/f /", &fields(&same)),
+            &["`b/f` changed"],
+        );
+        check(
+            ("COPY b/g /", &fields(&old)),
+            ("COPY b/g /", &fields(&other)),
+            &["`a/f` removed", "`b/g` added"],
         );
     }
 }

@@ -56,6 +56,11 @@ pub trait Work: Send + Sync {
     /// images answer without their outputs.
     fn content<'a>(&'a self, id: VertexId, inputs: &'a Inputs) -> BoxFuture<'a, Result<Vec<Field>, BuildError>>;
 
+    /// What is behind the digests that [`Work::content`] answers with, file by file: see [`Preimage::listing`].
+    ///
+    /// [`Preimage::listing`]: proto::record::Preimage::listing
+    fn listing<'a>(&'a self, id: VertexId, inputs: &'a Inputs) -> BoxFuture<'a, Result<Vec<Field>, BuildError>>;
+
     /// Does the work of `id` and returns the layer it adds to its root. It ends early when `cancel` says so, and not when this
     /// build is canceled: others may wait for the same work.
     fn run<'a>(

@@ -104,11 +104,11 @@ mod tests {
         // A change here makes remote sources of every store cold.
         assert_eq!(
             file(|_| {}),
-            "3b60701a062dff7545512b574df16367706c7a611b50c0ad2730b4b26872df73"
+            "265dce6eb73b289ae0f324844353cc7fd835deac18e9fbe04cbd9e9b20487f03"
         );
         assert_eq!(
             repository(|_| {}),
-            "2086b56fecb7d2910fe6edb9dc7156a0cb8bcd0e084c97819f98ade9dc689211"
+            "2f27a743064925ee77f4ffb66fe043c8a157b27f10fc2a9159a9416488c3f819"
         );
     }
 

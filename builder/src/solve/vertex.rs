@@ -223,6 +223,8 @@ async fn work(solve: &Solve, id: VertexId, inputs: &Inputs, job: Job, report: &R
         () = solve.cancel.cancelled() => return Err(BuildError::canceled()),
         permit = solve.slots.acquire() => permit.map_err(|_| BuildError::canceled())?,
     };
+    let mut job = job;
+    job.preimage.listing = solve.work.listing(id, inputs).await?;
     let reason = explain::why(
         solve,
         id,

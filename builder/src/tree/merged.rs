@@ -1,13 +1,15 @@
 //! A stack of layer trees, seen as the one filesystem that it makes.
 //!
 //! The merged view is built on the first question and kept: one pass over all entries, whiteouts, opaque directories and
-//! replaced directories applied as an unpacking would.
+//! replaced directories applied as an unpacking would. So are the digests of directories.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::ops::Bound;
-use std::sync::{Arc, OnceLock};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use proto::digest::ContentDigest;
 use proto::tree::{EntryKind, RelPath, Tree, TreeEntry};
+
+use super::digest::{self, TreeDigester};
 
 /// The symlinks that one resolution follows, as the kernel's own limit.
 const MAX_SYMLINKS: u32 = 40;
@@ -16,7 +18,10 @@ const MAX_SYMLINKS: u32 = 40;
 #[derive(Debug, Default)]
 pub struct MergedTree {
     layers: Vec<Arc<Tree>>,
-    visible: OnceLock<BTreeMap<RelPath, Position>>,
+    /// In order of the paths.
+    visible: OnceLock<Vec<Position>>,
+    /// What directories hold, as far as somebody asked: see [`digest`].
+    digests: Mutex<HashMap<RelPath, ContentDigest>>,
 }
 
 /// A visible entry and the layer that it comes from.
@@ -52,6 +57,7 @@ impl MergedTree {
         Self {
             layers,
             visible: OnceLock::new(),
+            digests: Mutex::default(),
         }
     }
 
@@ -64,7 +70,9 @@ impl MergedTree {
     /// The visible entry at exactly `path`; links are not followed.
     #[must_use]
     pub fn get(&self, path: &RelPath) -> Option<Located<'_>> {
-        self.visible().get(path).map(|position| self.located(*position))
+        let visible = self.visible();
+        let at = visible.binary_search_by(|position| self.located(*position).entry.path.cmp(path));
+        Some(self.located(visible[at.ok()?]))
     }
 
     /// `path` with every symlink followed, inside the root. Without an entry: the path at which it would be made.
@@ -106,20 +114,16 @@ impl MergedTree {
 
     /// What is directly in `directory`, in byte order of the names.
     pub fn children<'a>(&'a self, directory: &'a RelPath) -> impl Iterator<Item = Located<'a>> + 'a {
-        let mut seen = directory.clone();
+        let mut left = self.below(directory);
         std::iter::from_fn(move || {
             loop {
+                let found = self.located(*left.first()?);
+                let name = found.entry.path.below(directory)?;
+                let child = directory.join(&RelPath::clean(name.components().next().unwrap_or_default()));
                 // From one child to the next, past all that it holds.
-                let next = match seen.is_root() || seen == *directory {
-                    true => self.visible().range((Bound::Excluded(&seen), Bound::Unbounded)).next(),
-                    false => self.visible().range(after_subtree(&seen)..).next(),
-                };
-                let (path, position) = next?;
-                let below = path.below(directory)?;
-                let name = below.components().next().unwrap_or_default();
-                seen = directory.join(&RelPath::clean(name));
-                if *path == seen {
-                    return Some(self.located(*position));
+                left = &left[self.count_inside(left, &child)..];
+                if found.entry.path == child {
+                    return Some(found);
                 }
             }
         })
@@ -127,11 +131,57 @@ impl MergedTree {
 
     /// Everything below `directory`, parents first, in order of the paths; `directory` itself is left out.
     pub fn walk<'a>(&'a self, directory: &'a RelPath) -> impl Iterator<Item = Located<'a>> + 'a {
-        self.visible()
-            .range(directory..)
-            .take_while(move |(path, _)| path.below(directory).is_some())
-            .filter(move |(path, _)| *path != directory)
-            .map(|(_, position)| self.located(*position))
+        self.below(directory).iter().map(|position| self.located(*position))
+    }
+
+    /// The digest of `root`, which is the root of the filesystem or has an entry, and of everything below it: see [`digest`]. A
+    /// directory is digested once, however often it is asked for.
+    #[must_use]
+    pub fn digest(&self, root: &RelPath) -> ContentDigest {
+        let mut known = self.digests.lock().unwrap_or_else(PoisonError::into_inner);
+        let top = self.get(root).map(|top| (top.entry, self.kind_of(top)));
+        if let Some(held) = known.get(root) {
+            return digest::of_whole(top, held);
+        }
+        let mut digester = TreeDigester::new(top);
+        let mut left = self.below(root);
+        while let Some((first, rest)) = left.split_first() {
+            left = rest;
+            let found = self.located(*first);
+            let Some(path) = found.entry.path.below(root) else {
+                break;
+            };
+            match known.get(&found.entry.path) {
+                Some(held) => {
+                    digester.add_whole(&path, found.entry, self.kind_of(found), held);
+                    left = &rest[self.count_inside(rest, &found.entry.path)..];
+                }
+                None => digester.add(&path, found.entry, self.kind_of(found)),
+            }
+        }
+        let (of_root, directories) = digester.finish();
+        known.extend(directories.into_iter().map(|(path, held)| (root.join(&path), held)));
+        of_root
+    }
+
+    /// What is visible below `directory`, without itself.
+    fn below(&self, directory: &RelPath) -> &[Position] {
+        let visible = self.visible();
+        let path = |position: &Position| &self.located(*position).entry.path;
+        let start = visible.partition_point(|position| path(position) <= directory);
+        let from = &visible[start..];
+        &from[..self.count_inside(from, directory)]
+    }
+
+    /// How many of `sorted`, which begins at `directory` or behind it, are inside it.
+    fn count_inside(&self, sorted: &[Position], directory: &RelPath) -> usize {
+        sorted.partition_point(|position| self.located(*position).entry.path.is_inside(directory))
+    }
+
+    /// What `found` is; a hard link is the file that it leads to.
+    #[must_use]
+    pub fn kind_of<'a>(&'a self, found: Located<'a>) -> &'a EntryKind {
+        &self.file_of(found).unwrap_or(found).entry.kind
     }
 
     /// The file behind `found`: itself, or for a hard link the entry of its first name, in the same layer.
@@ -157,15 +207,21 @@ impl MergedTree {
         }
     }
 
-    fn visible(&self) -> &BTreeMap<RelPath, Position> {
+    fn visible(&self) -> &[Position] {
         self.visible.get_or_init(|| {
+            if let [only] = self.layers.as_slice()
+                && hides_nothing(only)
+            {
+                let all = 0..only.entries().len();
+                return all.map(|index| Position { layer: 0, index }).collect();
+            }
             let mut visible = BTreeMap::new();
             for (layer, tree) in self.layers.iter().enumerate() {
                 for index in 0..tree.entries().len() {
                     self.apply(&mut visible, Position { layer, index });
                 }
             }
-            visible
+            visible.into_values().collect()
         })
     }
 
@@ -199,19 +255,23 @@ impl MergedTree {
     }
 }
 
-/// A path behind everything in `directory` and not behind the next name: after the end of its own name and `/`, the smallest
-/// byte that a name can have.
-fn after_subtree(directory: &RelPath) -> RelPath {
-    let mut bytes = directory.as_bytes().to_vec();
-    bytes.push(1);
-    RelPath::clean(&bytes)
+/// Whether all of a tree is visible if nothing is below it, as in a build context.
+fn hides_nothing(tree: &Tree) -> bool {
+    let mut leaf: Option<&RelPath> = None;
+    tree.entries().iter().all(|entry| {
+        let below_leaf = leaf.is_some_and(|leaf| entry.path.is_inside(leaf));
+        if !matches!(entry.kind, EntryKind::Directory { .. }) {
+            leaf = Some(&entry.path);
+        }
+        !below_leaf && entry.kind != EntryKind::Whiteout
+    })
 }
 
 fn remove_below(visible: &mut BTreeMap<RelPath, Position>, directory: &RelPath) {
     let hidden: Vec<RelPath> = visible
         .range(directory..)
         .map(|(path, _)| path)
-        .take_while(|path| path.below(directory).is_some())
+        .take_while(|path| path.is_inside(directory))
         .filter(|path| *path != directory)
         .cloned()
         .collect();
@@ -328,5 +388,30 @@ mod tests {
             .map(|found| found.entry.path.to_string())
             .collect();
         assert_eq!(names, ["d/e", "d/g"]);
+    }
+
+    #[test]
+    fn a_digest_is_the_same_in_whatever_order_directories_are_asked_for() {
+        let words = "d/ d/e/ d/e/f d/g dd h/ h/e/ h/e/f h/g no/entry";
+        let fresh = |layers: &[&str]| MergedTree::new(layers.iter().map(|words| layer(words)).collect());
+        let paths = ["", "d", "d/e", "h", "h/e", "dd"].map(path);
+        let expected = paths.each_ref().map(|path| fresh(&[words]).digest(path));
+        let merged = fresh(&["d/ d/e/ d/e/f d/x", words, "-d/x"]);
+        for order in [[0, 1, 2, 3, 4, 5], [2, 4, 1, 5, 3, 0], [5, 4, 3, 2, 1, 0]] {
+            let (single, twice) = (fresh(&[words]), fresh(&[words]));
+            for index in order.into_iter().chain(order) {
+                assert_eq!(single.digest(&paths[index]), expected[index], "{}", paths[index]);
+                assert_eq!(merged.digest(&paths[index]), expected[index], "{}", paths[index]);
+            }
+            assert_eq!(twice.digest(&paths[0]), expected[0]);
+        }
+        assert_eq!(expected[1], expected[3]);
+        assert_eq!(expected[2], expected[4]);
+        assert_ne!(expected[0], expected[1]);
+    }
+
+    #[test]
+    fn what_lies_below_a_file_of_one_layer_hides_it() {
+        check(&["a a/b"], "a/b:0");
     }
 }

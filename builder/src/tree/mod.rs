@@ -1,5 +1,6 @@
 //! Root filesystems as metadata: stacks of layer trees seen as one.
 
+pub mod digest;
 mod merged;
 
 pub use merged::{Located, MergedTree, ResolveError};

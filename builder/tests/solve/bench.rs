@@ -194,6 +194,10 @@ impl Work for Script {
         .boxed()
     }
 
+    fn listing<'a>(&'a self, _: VertexId, _: &'a Inputs) -> BoxFuture<'a, Result<Vec<Field>, BuildError>> {
+        async { Ok(Vec::new()) }.boxed()
+    }
+
     fn run<'a>(
         &'a self,
         id: VertexId,

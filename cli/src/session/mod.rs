@@ -5,14 +5,16 @@ pub(crate) mod deliver;
 pub(crate) mod extract;
 pub(crate) mod stream;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use proto::tree::RelPath;
+use proto::digest::ContentDigest;
+use proto::tree::{EntryKind, RelPath, Tree};
+use proto::tree_digest;
 use proto::v1;
 use proto::v1::client_message::Body;
 use proto::v1::server_message::Body as Request;
@@ -39,10 +41,17 @@ enum Access {
     /// What a walk reported, after the ignore file.
     Walked {
         ignore: Option<NamedText>,
-        offered: Mutex<HashSet<RelPath>>,
+        offered: Mutex<Vec<Offer>>,
     },
     /// All: an OCI layout is read by the names in its index.
     Everything,
+}
+
+/// The tree of one walk: its files may be read, and the server may ask for it by its digest.
+#[derive(Debug, Clone)]
+struct Offer {
+    digest: ContentDigest,
+    tree: Arc<Tree>,
 }
 
 impl Context {
@@ -143,6 +152,7 @@ impl Session {
         match request {
             Request::ReadDockerfile(_) => self.read_dockerfile(reply),
             Request::Walk(walk) => self.walk(&walk, reply),
+            Request::ReadTree(read) => self.read_tree(&read, reply),
             Request::ReadFiles(read) => self.read_files(&read, reply),
             Request::GetSecret(secret) => {
                 let value = self.secrets.value(&secret.id).ok_or_else(|| {
@@ -191,15 +201,23 @@ impl Session {
                 request.context
             )));
         };
-        let tree = engine::walk(
-            &context.root,
-            ignore.as_ref(),
-            &request.include,
-            self.cache_dir.as_deref(),
-        )
-        .map_err(Refusal::new)?;
-        offer(&tree, offered);
-        send_tree(tree, reply)
+        let walked = engine::walk(&context.root, ignore.as_ref(), request, self.cache_dir.as_deref());
+        let engine::Walked { tree, mut message } = walked.map_err(Refusal::new)?;
+        let offer = offer(tree, offered);
+        if !request.digest_first {
+            return send_tree(&offer.tree, message, reply);
+        }
+        message.digest = offer.digest.as_bytes().to_vec();
+        reply(Body::Tree(message), true)
+    }
+
+    fn read_tree(&self, request: &v1::ReadTree, reply: &mut Reply<'_>) -> Result<(), Refusal> {
+        let offers = self.context(&request.context)?.offers();
+        let wanted = offers
+            .into_iter()
+            .find(|offer| offer.digest.as_bytes() == request.digest.as_slice());
+        let offer = wanted.ok_or_else(|| Refusal::new("no walk of the context found that tree"))?;
+        send_tree(&offer.tree, v1::ContextTree::default(), reply)
     }
 
     fn read_files(&self, request: &v1::ReadFiles, reply: &mut Reply<'_>) -> Result<(), Refusal> {
@@ -226,12 +244,19 @@ impl Session {
 }
 
 impl Context {
+    fn offers(&self) -> Vec<Offer> {
+        match &self.access {
+            Access::Walked { offered, .. } => lock(offered).clone(),
+            Access::Everything => Vec::new(),
+        }
+    }
+
     fn check(&self, path: &RelPath) -> Result<(), Refusal> {
-        let Access::Walked { offered, .. } = &self.access else {
-            return Ok(());
+        let is_file = |offer: &Offer| {
+            let entry = offer.tree.get(path);
+            entry.is_some_and(|entry| matches!(entry.kind, EntryKind::File { .. }))
         };
-        let offered = offered.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if offered.contains(path) {
+        if matches!(self.access, Access::Everything) || self.offers().iter().any(is_file) {
             return Ok(());
         }
         Err(Refusal::new(format!(
@@ -240,15 +265,18 @@ impl Context {
     }
 }
 
-/// Remembers the files of a walk: only these are read for the server later.
-fn offer(tree: &v1::ContextTree, offered: &Mutex<HashSet<RelPath>>) {
-    let entries = tree.tree.iter().flat_map(|tree| &tree.entries);
-    let files = entries.filter(|entry| matches!(entry.kind, Some(v1::tree_entry::Kind::File(_))));
-    let paths = files.filter_map(|file| RelPath::parse(&file.path).ok());
-    offered
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
-        .extend(paths);
+fn lock(offered: &Mutex<Vec<Offer>>) -> MutexGuard<'_, Vec<Offer>> {
+    offered.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Remembers what a walk found: only these files are read for the server later.
+fn offer(tree: Tree, offered: &Mutex<Vec<Offer>>) -> Offer {
+    let offer = Offer {
+        digest: tree_digest::digest(&tree),
+        tree: Arc::new(tree),
+    };
+    lock(offered).push(offer.clone());
+    offer
 }
 
 fn file_content(index: u32, data: Vec<u8>, end_of_file: bool) -> Body {
@@ -280,12 +308,12 @@ fn send_file(index: u32, mut file: impl Read, last_file: bool, reply: &mut Reply
     }
 }
 
-/// Sends a tree in messages of bounded size, the notes on excluded paths with the last one.
-fn send_tree(tree: v1::ContextTree, reply: &mut Reply<'_>) -> Result<(), Refusal> {
-    let entries = tree.tree.unwrap_or_default().entries;
+/// Sends a tree in messages of bounded size; what `last` says besides goes with the last one.
+fn send_tree(tree: &Tree, mut last: v1::ContextTree, reply: &mut Reply<'_>) -> Result<(), Refusal> {
     let mut chunk = Vec::new();
     let mut size = 0;
-    for entry in entries {
+    for entry in tree.entries() {
+        let entry = v1::TreeEntry::from(entry);
         let entry_size = encoded_size(&entry);
         if size + entry_size > CHUNK_BYTES && !chunk.is_empty() {
             let entries = std::mem::take(&mut chunk);
@@ -299,12 +327,8 @@ fn send_tree(tree: v1::ContextTree, reply: &mut Reply<'_>) -> Result<(), Refusal
         size += entry_size;
         chunk.push(entry);
     }
-    let part = v1::ContextTree {
-        tree: Some(v1::Tree { entries: chunk }),
-        excluded: tree.excluded,
-        walk_ms: tree.walk_ms,
-    };
-    reply(Body::Tree(part), true)
+    last.tree = Some(v1::Tree { entries: chunk });
+    reply(Body::Tree(last), true)
 }
 
 /// An upper bound of the bytes of an entry in a message.
@@ -354,18 +378,20 @@ mod tests {
         Ok(messages)
     }
 
-    fn file_tree(paths: &[&str]) -> v1::ContextTree {
-        let entry = |path: &&str| v1::TreeEntry {
-            path: path.as_bytes().to_vec(),
-            kind: Some(v1::tree_entry::Kind::File(v1::tree_entry::File::default())),
-            ..v1::TreeEntry::default()
+    fn file_tree(paths: &[&str]) -> Tree {
+        let entry = |path: &&str| proto::tree::TreeEntry {
+            path: RelPath::clean(path.as_bytes()),
+            kind: EntryKind::File {
+                size: 0,
+                content: ContentDigest::of(b""),
+            },
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            mtime: proto::tree::Timestamp::default(),
+            xattrs: Vec::new(),
         };
-        v1::ContextTree {
-            tree: Some(v1::Tree {
-                entries: paths.iter().map(entry).collect(),
-            }),
-            ..v1::ContextTree::default()
-        }
+        Tree::new(paths.iter().map(entry).collect())
     }
 
     #[test]
@@ -401,7 +427,7 @@ mod tests {
         let Access::Walked { offered, .. } = &context.access else {
             panic!("not a directory")
         };
-        offer(&file_tree(&["a"]), offered);
+        offer(file_tree(&["a"]), offered);
         let session = session([("context".to_owned(), context)].into());
         let read = |paths: &[&[u8]]| {
             let paths = paths.iter().map(|path| path.to_vec()).collect();
@@ -418,6 +444,45 @@ mod tests {
         assert!(read(&[b"b"]).unwrap_err().message.contains("`b` was not offered"));
         assert!(read(&[b"../a"]).unwrap_err().message.contains("`..` component"));
         assert!(read(&[]).is_err());
+    }
+
+    #[test]
+    fn a_tree_is_sent_when_its_digest_does_not_suffice() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("a"), "x").unwrap();
+        let context = Context::directory(directory.path().into(), None);
+        let session = session([("context".to_owned(), context)].into());
+        let walk = |digest_first| {
+            let context = "context".to_owned();
+            let walk = v1::WalkContext {
+                context,
+                digest_first,
+                ..v1::WalkContext::default()
+            };
+            let mut messages = ask(&session, Request::Walk(walk)).unwrap();
+            assert_eq!(messages.len(), 1);
+            match messages.pop() {
+                Some((Body::Tree(tree), true)) => tree,
+                other => panic!("{other:?}"),
+            }
+        };
+        let read = |digest: &[u8]| {
+            let digest = digest.to_vec();
+            let context = "context".to_owned();
+            ask(&session, Request::ReadTree(v1::ReadTree { context, digest }))
+        };
+        let sent = walk(false);
+        assert!(sent.digest.is_empty());
+        let digest = walk(true);
+        assert!(digest.tree.is_none());
+        let messages = read(&digest.digest).unwrap();
+        let [(Body::Tree(read_later), true)] = messages.as_slice() else {
+            panic!("not a tree")
+        };
+        assert_eq!(read_later.tree, sent.tree);
+        let tree = Tree::try_from(sent.tree.unwrap()).unwrap();
+        assert_eq!(digest.digest, tree_digest::digest(&tree).as_bytes());
+        assert!(read(&[0; 32]).is_err());
     }
 
     #[test]
@@ -454,7 +519,7 @@ mod tests {
         let names: Vec<String> = (0..10_000).map(|number| format!("file-{number:05}")).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let mut parts = Vec::new();
-        send_tree(file_tree(&names), &mut |body, last| {
+        send_tree(&file_tree(&names), v1::ContextTree::default(), &mut |body, last| {
             let Body::Tree(part) = body else { panic!("not a tree") };
             parts.push((part.tree.unwrap().entries.len(), last));
             Ok(())

@@ -1,0 +1,103 @@
+//! Trees of build contexts that are kept in memory from build to build, so that a context which did not change is neither sent again
+//! nor digested again.
+//!
+//! Whoever names a tree by its digest knows all that it says: the digest covers each file's. So naming one gives a client no
+//! more than sending it would.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use proto::digest::ContentDigest;
+
+use crate::tree::MergedTree;
+
+/// Entries of all trees together that are kept: some 25 MB.
+const ENTRIES_KEPT: usize = 100_000;
+
+/// The trees of one server. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct ContextTrees(Arc<Mutex<VecDeque<Kept>>>);
+
+#[derive(Debug)]
+struct Kept {
+    digest: ContentDigest,
+    tree: Arc<MergedTree>,
+}
+
+impl Kept {
+    fn entries(&self) -> usize {
+        self.tree.layers().iter().map(|tree| tree.entries().len()).sum()
+    }
+}
+
+impl ContextTrees {
+    /// The tree with this digest, if it is kept. It is the last to go then.
+    #[must_use]
+    pub fn get(&self, digest: &ContentDigest) -> Option<Arc<MergedTree>> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = kept.iter().position(|kept| kept.digest == *digest)?;
+        let found = kept.remove(at)?;
+        let tree = Arc::clone(&found.tree);
+        kept.push_back(found);
+        Some(tree)
+    }
+
+    /// Keeps a tree under its digest, and no more others than there is room for. One that is too large by itself is not kept.
+    pub fn keep(&self, digest: ContentDigest, tree: &Arc<MergedTree>) {
+        let new = Kept {
+            digest,
+            tree: Arc::clone(tree),
+        };
+        if new.entries() > ENTRIES_KEPT {
+            return;
+        }
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.retain(|kept| kept.digest != digest);
+        kept.push_back(new);
+        let mut entries: usize = kept.iter().map(Kept::entries).sum();
+        while entries > ENTRIES_KEPT
+            && let Some(oldest) = kept.pop_front()
+        {
+            entries -= oldest.entries();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::tree::{EntryKind, RelPath, Timestamp, Tree, TreeEntry};
+
+    use super::*;
+
+    fn tree(entries: usize) -> Arc<MergedTree> {
+        let entry = |number: usize| TreeEntry {
+            path: RelPath::clean(format!("{number:06}").as_bytes()),
+            kind: EntryKind::Fifo,
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            mtime: Timestamp::default(),
+            xattrs: Vec::new(),
+        };
+        let entries = (0..entries).map(entry).collect();
+        Arc::new(MergedTree::new(vec![Arc::new(Tree::new(entries))]))
+    }
+
+    #[test]
+    fn trees_are_kept_until_others_need_the_room() {
+        let trees = ContextTrees::default();
+        let name = |name: &str| ContentDigest::of(name.as_bytes());
+        let half = tree(ENTRIES_KEPT / 2);
+        trees.keep(name("a"), &half);
+        trees.keep(name("b"), &half);
+        assert!(trees.get(&name("a")).is_some_and(|tree| Arc::ptr_eq(&tree, &half)));
+        trees.keep(name("c"), &tree(1));
+        // `b` was not asked for the longest.
+        assert!(trees.get(&name("b")).is_none());
+        assert!(trees.get(&name("a")).is_some() && trees.get(&name("c")).is_some());
+        trees.keep(name("c"), &tree(1));
+        assert!(trees.get(&name("a")).is_some());
+        trees.keep(name("large"), &tree(ENTRIES_KEPT + 1));
+        assert!(trees.get(&name("large")).is_none() && trees.get(&name("a")).is_some());
+    }
+}
