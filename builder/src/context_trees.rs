@@ -4,10 +4,12 @@
 //! Whoever names a tree by its digest knows all that it says: the digest covers each file's. So naming one gives a client no
 //! more than sending it would.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use proto::digest::ContentDigest;
+use proto::tree::{Tree, TreeEntry};
+use proto::tree_nodes;
 
 use crate::tree::MergedTree;
 
@@ -42,6 +44,25 @@ impl ContextTrees {
         Some(tree)
     }
 
+    /// What directories of any tree hold that has one of these digests; also an empty one, which every tree could have.
+    #[must_use]
+    pub fn nodes(&self, wanted: &[ContentDigest]) -> HashMap<ContentDigest, Vec<TreeEntry>> {
+        let wanted: HashSet<&ContentDigest> = wanted.iter().collect();
+        let trees: Vec<Arc<MergedTree>> = {
+            let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.iter().map(|kept| Arc::clone(&kept.tree)).collect()
+        };
+        let empty = Tree::default();
+        let trees = trees.iter().flat_map(|tree| tree.layers()).map(Arc::as_ref);
+        let nodes = trees.chain([&empty]).filter_map(tree_nodes::nodes).flatten();
+        let found = nodes
+            .map(|node| (node.digest(), node))
+            .filter(|(digest, _)| wanted.contains(digest));
+        found
+            .map(|(digest, node)| (digest, node.entries.into_iter().cloned().collect()))
+            .collect()
+    }
+
     /// Keeps a tree under its digest, and no more others than there is room for. One that is too large by itself is not kept.
     pub fn keep(&self, digest: ContentDigest, tree: &Arc<MergedTree>) {
         let new = Kept {
@@ -65,7 +86,7 @@ impl ContextTrees {
 
 #[cfg(test)]
 mod tests {
-    use proto::tree::{EntryKind, RelPath, Timestamp, Tree, TreeEntry};
+    use proto::tree::{EntryKind, RelPath, Timestamp};
 
     use super::*;
 

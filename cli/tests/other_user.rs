@@ -32,7 +32,7 @@ impl Server {
     fn start(place: &Place) -> Self {
         let mut command = place.command(&["serve"]);
         command
-            .env("RUST_LOG", "builder::op::remote=debug")
+            .env("RUST_LOG", "builder::op::remote=debug,builder::session=debug")
             .stderr(Stdio::piped());
         let mut process = command.spawn().unwrap();
         let log: Arc<Mutex<Vec<String>>> = Arc::default();
@@ -65,6 +65,13 @@ impl Server {
         self.log.lock().unwrap().drain(..).filter_map(number).collect()
     }
 
+    /// How many directories were new, each time that one was.
+    fn new_directories(&self) -> Vec<usize> {
+        let log = self.log.lock().unwrap();
+        let number = |line: &String| line.split_once(" new=")?.1.parse().ok();
+        log.iter().filter_map(number).collect()
+    }
+
     fn end(mut self) {
         send(&self.process, Signal::TERM);
         assert!(end_of(&mut self.process).success());
@@ -83,10 +90,11 @@ fn files_of_another_user_come_in_one_go_and_only_those_that_are_new() {
     place.dockerfile("FROM scratch\nCOPY a b /all/\n");
     let server = Server::start(&place);
     let first = server.build(&place).digest();
-    assert_eq!(server.asked(), [62]);
-    place.file("a/10", "edited\n").file("b/new", "new\n");
+    assert_eq!((server.new_directories(), server.asked()), (vec![3], vec![62]));
+    place.file("b/21", "edited\n").file("b/new", "new\n");
     let second = server.build(&place).digest();
-    assert_eq!(server.asked(), [2]);
+    // `b` itself, and the root that has its time.
+    assert_eq!((server.new_directories(), server.asked()), (vec![2], vec![2]));
     // A damaged file is no file that is known: the client has it.
     place.file("a/12", "another\n");
     for blob in crate::support::damage::files_below(&place.root().join("blobs")) {

@@ -17,6 +17,7 @@ pub mod platform;
 pub mod oci;
 pub mod tree;
 pub mod tree_digest;
+pub mod tree_nodes;
 pub mod address;
 pub mod definition;
 pub mod entitlement;

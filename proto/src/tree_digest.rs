@@ -18,7 +18,7 @@ pub fn digest(tree: &Tree) -> ContentDigest {
     // Larger pieces than one entry: hashing is several times faster then.
     let mut bytes = Vec::with_capacity(PIECE_BYTES * 2);
     for entry in tree.entries() {
-        put_entry(&mut bytes, entry);
+        put_entry(&mut bytes, entry.path.as_bytes(), entry);
         if bytes.len() >= PIECE_BYTES {
             hasher.update(&bytes);
             bytes.clear();
@@ -30,8 +30,9 @@ pub fn digest(tree: &Tree) -> ContentDigest {
 
 const PIECE_BYTES: usize = 32 << 10;
 
-fn put_entry(bytes: &mut Vec<u8>, entry: &TreeEntry) {
-    put_text(bytes, entry.path.as_bytes());
+/// An entry under `path`, whatever it is called itself.
+pub(crate) fn put_entry(bytes: &mut Vec<u8>, path: &[u8], entry: &TreeEntry) {
+    put_text(bytes, path);
     bytes.push(match entry.kind {
         EntryKind::File { .. } => b'f',
         EntryKind::Directory { .. } => b'd',
@@ -150,7 +151,9 @@ mod tests {
         };
         let entries: Vec<TreeEntry> = (0..2000).map(entry).collect();
         let mut bytes = b"rbuild whole tree 1".to_vec();
-        entries.iter().for_each(|entry| put_entry(&mut bytes, entry));
+        entries
+            .iter()
+            .for_each(|entry| put_entry(&mut bytes, entry.path.as_bytes(), entry));
         assert!(bytes.len() > PIECE_BYTES);
         assert_eq!(digest(&Tree::new(entries)), ContentDigest::of(&bytes));
     }

@@ -13,8 +13,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use proto::digest::ContentDigest;
-use proto::tree::{EntryKind, RelPath, Tree};
+use proto::tree::{EntryKind, RelPath, Tree, TreeEntry};
 use proto::tree_digest;
+use proto::tree_nodes::{self, Node};
 use proto::v1;
 use proto::v1::client_message::Body;
 use proto::v1::server_message::Body as Request;
@@ -205,7 +206,7 @@ impl Session {
         let engine::Walked { tree, mut message } = walked.map_err(Refusal::new)?;
         let offer = offer(tree, offered);
         if !request.digest_first {
-            return send_tree(&offer.tree, message, reply);
+            return send_entries(offer.tree.entries(), message, reply);
         }
         message.digest = offer.digest.as_bytes().to_vec();
         reply(Body::Tree(message), true)
@@ -217,7 +218,20 @@ impl Session {
             .into_iter()
             .find(|offer| offer.digest.as_bytes() == request.digest.as_slice());
         let offer = wanted.ok_or_else(|| Refusal::new("no walk of the context found that tree"))?;
-        send_tree(&offer.tree, v1::ContextTree::default(), reply)
+        if !request.directories_first && request.directories.is_empty() {
+            return send_entries(offer.tree.entries(), v1::ContextTree::default(), reply);
+        }
+        let nodes = tree_nodes::nodes(&offer.tree).ok_or_else(|| Refusal::new("the tree has holes"))?;
+        if request.directories_first {
+            return send_digests(&nodes, reply);
+        }
+        let mut entries = Vec::new();
+        for at in &request.directories {
+            let node = usize::try_from(*at).ok().and_then(|at| nodes.get(at));
+            let node = node.ok_or_else(|| Refusal::new("the tree has fewer directories"))?;
+            entries.extend(&node.entries);
+        }
+        send_entries(entries, v1::ContextTree::default(), reply)
     }
 
     fn read_files(&self, request: &v1::ReadFiles, reply: &mut Reply<'_>) -> Result<(), Refusal> {
@@ -308,11 +322,29 @@ fn send_file(index: u32, mut file: impl Read, last_file: bool, reply: &mut Reply
     }
 }
 
-/// Sends a tree in messages of bounded size; what `last` says besides goes with the last one.
-fn send_tree(tree: &Tree, mut last: v1::ContextTree, reply: &mut Reply<'_>) -> Result<(), Refusal> {
+/// Sends digests of directories in messages of bounded size.
+fn send_digests(nodes: &[Node<'_>], reply: &mut Reply<'_>) -> Result<(), Refusal> {
+    let digests: Vec<u8> = nodes.iter().flat_map(|node| *node.digest().as_bytes()).collect();
+    let mut parts = digests.chunks(CHUNK_BYTES).peekable();
+    while let Some(part) = parts.next() {
+        let message = v1::ContextTree {
+            directories: part.to_vec(),
+            ..v1::ContextTree::default()
+        };
+        reply(Body::Tree(message), parts.peek().is_none())?;
+    }
+    Ok(())
+}
+
+/// Sends entries in messages of bounded size; what `last` says besides goes with the last one.
+fn send_entries<'a>(
+    entries: impl IntoIterator<Item = &'a TreeEntry>,
+    mut last: v1::ContextTree,
+    reply: &mut Reply<'_>,
+) -> Result<(), Refusal> {
     let mut chunk = Vec::new();
     let mut size = 0;
-    for entry in tree.entries() {
+    for entry in entries {
         let entry = v1::TreeEntry::from(entry);
         let entry_size = encoded_size(&entry);
         if size + entry_size > CHUNK_BYTES && !chunk.is_empty() {
@@ -469,7 +501,14 @@ mod tests {
         let read = |digest: &[u8]| {
             let digest = digest.to_vec();
             let context = "context".to_owned();
-            ask(&session, Request::ReadTree(v1::ReadTree { context, digest }))
+            ask(
+                &session,
+                Request::ReadTree(v1::ReadTree {
+                    context,
+                    digest,
+                    ..v1::ReadTree::default()
+                }),
+            )
         };
         let sent = walk(false);
         assert!(sent.digest.is_empty());
@@ -519,7 +558,8 @@ mod tests {
         let names: Vec<String> = (0..10_000).map(|number| format!("file-{number:05}")).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let mut parts = Vec::new();
-        send_tree(&file_tree(&names), v1::ContextTree::default(), &mut |body, last| {
+        let tree = file_tree(&names);
+        send_entries(tree.entries(), v1::ContextTree::default(), &mut |body, last| {
             let Body::Tree(part) = body else { panic!("not a tree") };
             parts.push((part.tree.unwrap().entries.len(), last));
             Ok(())

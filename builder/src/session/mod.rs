@@ -1,27 +1,22 @@
 //! The client's side of a build as the server sees it: it asks, the client answers.
 //!
 //! Context files, secrets, SSH agents, credentials and local outputs pass through here and nowhere else; the server's own environment,
-//! home directory and files are never a substitute.
+//! home directory and files are never a substitute. Trees of contexts are read by [`walk`].
+
+mod walk;
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
-use proto::convert::{ConvertError, array};
-use proto::digest::ContentDigest;
-use proto::tree::Tree;
-use proto::tree_digest;
 use proto::v1::{self, client_message::Body as Answer, server_message::Body as Question};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::context::ContextModes;
-use crate::context_trees::ContextTrees;
-use crate::phase::Phase;
 use crate::request::{Blame, BuildError};
-use crate::tree::MergedTree;
+
+pub use walk::{WalkedContext, WantedContext};
 
 /// Messages of one answer that may wait for the reader; the client stops sending when they do.
 const ANSWER_QUEUE: usize = 16;
@@ -52,53 +47,6 @@ pub struct DockerfileBytes {
     pub dockerfile: Vec<u8>,
     /// The ignore file, if there is one.
     pub ignore: Option<Vec<u8>>,
-}
-
-/// What is wanted of a context.
-#[derive(Debug, Clone, Copy)]
-pub struct WantedContext<'a> {
-    /// Its name in the session.
-    pub name: &'a str,
-    /// Paths and patterns.
-    pub include: &'a [String],
-    /// Which modes its files have.
-    pub modes: ContextModes,
-}
-
-/// What a walk of a context found.
-#[derive(Debug, Clone)]
-pub struct WalkedContext {
-    /// What was selected.
-    pub tree: Arc<MergedTree>,
-    /// What was asked for and exists, but the ignore file excludes: path, pattern, line.
-    pub excluded: Vec<(String, String, u32)>,
-}
-
-/// All messages of an answer with a tree, or its digest.
-#[derive(Debug, Default)]
-struct TreeAnswer {
-    entries: Vec<v1::TreeEntry>,
-    digest: Vec<u8>,
-    excluded: Vec<(String, String, u32)>,
-}
-
-impl TreeAnswer {
-    fn into_context(self, trees: &ContextTrees) -> Result<WalkedContext, BuildError> {
-        let tree = Tree::try_from(v1::Tree { entries: self.entries });
-        let tree = Arc::new(tree.map_err(|error| broken_tree(&error))?);
-        // Computed here: what the client said it to be is not what others are told by.
-        let digest = tree_digest::digest(&tree);
-        let tree = Arc::new(MergedTree::new(vec![tree]));
-        trees.keep(digest, &tree);
-        Ok(WalkedContext {
-            tree,
-            excluded: self.excluded,
-        })
-    }
-}
-
-fn broken_tree(error: &ConvertError) -> BuildError {
-    BuildError::bug(format!("the client sent a broken context tree: {error}"))
 }
 
 impl Session {
@@ -216,60 +164,6 @@ impl Session {
         let [dockerfile, ignore] = files;
         let dockerfile = dockerfile.ok_or_else(|| unexpected("ReadDockerfile"))?;
         Ok(DockerfileBytes { dockerfile, ignore })
-    }
-
-    /// The tree of a context, as far as `wanted` selects it. A tree that is among `trees` is not sent; one that is sent is kept there.
-    ///
-    /// # Errors
-    /// What the client says; trees that break their own rules.
-    pub async fn walk(&self, wanted: &WantedContext<'_>, trees: &ContextTrees) -> Result<WalkedContext, BuildError> {
-        let question = v1::WalkContext {
-            context: wanted.name.to_owned(),
-            include: wanted.include.to_vec(),
-            digest_first: true,
-            git_modes: wanted.modes == ContextModes::Git,
-        };
-        let _phase = Phase::Context.start();
-        let mut walked = self.read_tree(Question::Walk(question)).await?;
-        if walked.digest.is_empty() {
-            return walked.into_context(trees);
-        }
-        let digest = array("digest", &walked.digest).map(ContentDigest::from_bytes);
-        let digest = digest.map_err(|error| broken_tree(&error))?;
-        if let Some(tree) = trees.get(&digest) {
-            let excluded = walked.excluded;
-            return Ok(WalkedContext { tree, excluded });
-        }
-        let question = v1::ReadTree {
-            context: wanted.name.to_owned(),
-            digest: walked.digest,
-        };
-        walked.entries = self.read_tree(Question::ReadTree(question)).await?.entries;
-        walked.digest = Vec::new();
-        walked.into_context(trees)
-    }
-
-    async fn read_tree(&self, question: Question) -> Result<TreeAnswer, BuildError> {
-        let mut answers = self.ask(question).await?;
-        let mut walked = TreeAnswer::default();
-        while let Some(answer) = answers.next().await? {
-            let Answer::Tree(part) = answer else {
-                return Err(unexpected("WalkContext"));
-            };
-            if part.walk_ms > 0 {
-                Phase::Walk.took(Duration::from_millis(part.walk_ms));
-            }
-            walked.entries.extend(part.tree.unwrap_or_default().entries);
-            walked.digest.extend(part.digest);
-            walked.excluded.extend(part.excluded.into_iter().map(|excluded| {
-                (
-                    String::from_utf8_lossy(&excluded.path).into_owned(),
-                    excluded.pattern,
-                    excluded.line,
-                )
-            }));
-        }
-        Ok(walked)
     }
 
     /// Where the build context lies on the client, if the client says so. For telling builds apart, never for reading.
