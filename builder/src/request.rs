@@ -330,6 +330,8 @@ impl BuildRequest {
             (false, stages) => NoCache::Stages(stages),
         };
         let platforms = platforms::from_wire(&wire.platforms, native)?;
+        let modes = v1::ContextModes::try_from(wire.context_modes);
+        let context_modes = modes.map_err(|unknown| RequestError(format!("context_modes: {unknown}")))?;
         Ok(Self {
             build_id: wire.build_id,
             target: (!wire.target.is_empty()).then_some(wire.target),
@@ -358,10 +360,7 @@ impl BuildRequest {
             dockerfile_name: wire.dockerfile_name,
             insecure_registries: wire.insecure_registries,
             dockerfile_path: (!wire.dockerfile_path.is_empty()).then_some(wire.dockerfile_path),
-            context_modes: match wire.git_modes {
-                true => ContextModes::Git,
-                false => ContextModes::Disk,
-            },
+            context_modes: context_modes.into(),
         })
     }
 }

@@ -162,6 +162,15 @@ pub(crate) struct WhatArgs {
     pub(crate) context_modes: ContextModesArg,
 }
 
+impl From<ContextModesArg> for proto::v1::ContextModes {
+    fn from(argument: ContextModesArg) -> Self {
+        match argument {
+            ContextModesArg::Disk => Self::Disk,
+            ContextModesArg::Git => Self::Git,
+        }
+    }
+}
+
 /// The values of `--context-modes`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub(crate) enum ContextModesArg {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use builder::context::{self, ContextModes, WalkRequest};
+use builder::context::{self, WalkRequest};
 pub(crate) use builder::context::{Fate, Listed};
 use builder::op::archive;
 use builder::server;
@@ -211,6 +211,8 @@ pub(crate) fn walk(
     cache_dir: Option<&Path>,
 ) -> Result<Walked, String> {
     let patterns = ignore.map(patterns).transpose()?;
+    let modes = v1::ContextModes::try_from(wanted.modes);
+    let modes = modes.map_err(|_| "the server asks for modes of files that this client does not know".to_owned())?;
     // One cache a context: what walks do not see is forgotten in the end.
     let name = ContentDigest::of(root.as_os_str().as_encoded_bytes()).hex();
     let caches = cache_dir.map(|dir| dir.join("contexts"));
@@ -220,10 +222,7 @@ pub(crate) fn walk(
     let request = WalkRequest {
         include: &wanted.include,
         ignore: patterns.as_ref(),
-        modes: match wanted.git_modes {
-            true => ContextModes::Git,
-            false => ContextModes::Disk,
-        },
+        modes: modes.into(),
     };
     let started = Instant::now();
     let walked = context::walk(root, &request, stat_cache.as_deref()).map_err(|error| with_causes(&error))?;

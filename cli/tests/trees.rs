@@ -13,12 +13,12 @@ use testdata::trees::{Seen, Trees, see};
 use crate::support::Place;
 
 /// Contexts that are built at the same time on one server.
-const CONTEXTS: usize = 4;
+const CONTEXTS: usize = 2;
 /// Directories of a context that are copied each by itself, with so many trees in each of them.
 const DIRECTORIES: usize = 5;
-const TREES: usize = 5;
+const TREES: usize = 20;
 /// Every tree is edited between one and the next.
-const ROUNDS: usize = 10;
+const ROUNDS: usize = 5;
 
 /// Where the trees of a context are.
 fn roots(context: &Path) -> impl Iterator<Item = PathBuf> {

@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 use frontend::patterns::{PatternProblem, Patterns};
 use proto::tree::{EntryKind, RelPath, Timestamp, Tree, TreeEntry};
+use proto::v1;
 use rustix::time::{ClockId, clock_gettime};
 
 pub use list::{Fate, Listed, list};
@@ -48,6 +49,24 @@ pub enum ContextModes {
     /// As git keeps them: 0755 for directories and for files that their owner may execute, else 0644; links have none of their own. So
     /// neither the umask of a checkout nor the machine it was made on is part of a key.
     Git,
+}
+
+impl From<v1::ContextModes> for ContextModes {
+    fn from(wire: v1::ContextModes) -> Self {
+        match wire {
+            v1::ContextModes::Disk => Self::Disk,
+            v1::ContextModes::Git => Self::Git,
+        }
+    }
+}
+
+impl From<ContextModes> for v1::ContextModes {
+    fn from(modes: ContextModes) -> Self {
+        match modes {
+            ContextModes::Disk => Self::Disk,
+            ContextModes::Git => Self::Git,
+        }
+    }
 }
 
 impl ContextModes {

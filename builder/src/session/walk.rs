@@ -78,7 +78,7 @@ impl Session {
             context: wanted.name.to_owned(),
             include: wanted.include.to_vec(),
             digest_first: true,
-            git_modes: wanted.modes == ContextModes::Git,
+            modes: v1::ContextModes::from(wanted.modes).into(),
         };
         let _phase = Phase::Context.start();
         let mut walked = self.read_tree(Question::Walk(question)).await?;

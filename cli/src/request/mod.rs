@@ -12,7 +12,7 @@ use proto::v1;
 use proto::v1::named_context::{Kind, Local, OciLayout};
 
 use crate::agent::Agents;
-use crate::args::{BuildArgs, ContextModesArg, ResultArgs, StepArgs, WhatArgs};
+use crate::args::{BuildArgs, ResultArgs, StepArgs, WhatArgs};
 use crate::config::{Config, Environment};
 use crate::dockerfile::{self, NamedText};
 use crate::exit::Problem;
@@ -110,7 +110,7 @@ pub(crate) fn resolve(args: &BuildArgs, config: &Config, stdin: impl Read) -> Re
         },
         dockerfile_name: main.dockerfile_name,
         insecure_registries: args.result.insecure_registries.clone(),
-        git_modes: args.what.context_modes == ContextModesArg::Git,
+        context_modes: v1::ContextModes::from(args.what.context_modes).into(),
     };
     Ok(Build {
         request,
