@@ -131,5 +131,6 @@ pub(crate) fn no_mount_and_no_control_group_is_left() {
     assert!(cancel_after_first_output(&bench, &process).is_err());
     let name = bench.dir.path().file_name().unwrap().to_string_lossy().into_owned();
     assert!(!fs::read_to_string("/proc/self/mountinfo").unwrap().contains(&name));
+    bench.runtime.block_on(bench.executor.finish());
     assert_eq!(groups_of(std::process::id()), Vec::<String>::new());
 }
