@@ -11,15 +11,14 @@ use proto::digest::Digest;
 use proto::platform::Platform;
 use proto::record::Field;
 use proto::tree::RelPath;
-use tokio_util::sync::CancellationToken;
 
 use super::{exec, file};
 use crate::build::Job;
-use crate::event::StepNumber;
 use crate::images::ResolvedImage;
 use crate::plan::{Context, Planned};
 use crate::request::{BuildError, Place};
-use crate::solve::{Inputs, Work};
+use crate::solve::transcript::Transcript;
+use crate::solve::{Inputs, Run, Work};
 use crate::stack::{Layer, Stack};
 
 /// The ops of one build.
@@ -33,6 +32,8 @@ pub struct BuildWork {
     contexts: HashMap<String, Arc<Context>>,
     sources: HashMap<VertexId, Stack>,
     source: Arc<SourceFile>,
+    /// Where a step also says what it prints.
+    pub transcript: Option<Transcript>,
 }
 
 /// Where files are taken from.
@@ -55,6 +56,7 @@ impl BuildWork {
             contexts: planned.contexts.clone(),
             sources: planned.sources.clone(),
             source: Arc::clone(&planned.source),
+            transcript: None,
         }
     }
 
@@ -159,15 +161,11 @@ impl Work for BuildWork {
         .boxed()
     }
 
-    fn run<'a>(
-        &'a self,
-        id: VertexId,
-        inputs: &'a Inputs,
-        step: StepNumber,
-        cancel: &CancellationToken,
-    ) -> BoxFuture<'a, Result<Layer, BuildError>> {
+    fn run<'a>(&'a self, id: VertexId, inputs: &'a Inputs, run: &Run) -> BoxFuture<'a, Result<Layer, BuildError>> {
+        let step = run.step;
         let mut work = self.clone();
-        work.job.cancel = cancel.clone();
+        work.job.cancel = run.cancel.clone();
+        work.transcript.clone_from(&run.transcript);
         async move {
             match &work.definition.vertex(id).op {
                 Op::File(op) => file::run(&work, id, op, inputs, step).await,
