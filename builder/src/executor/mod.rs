@@ -298,6 +298,9 @@ pub enum ExecError {
 
 /// Runs steps.
 pub trait Executor: Send + Sync {
+    /// A step will be run soon: what can be made without knowing it may be made now. Returns soon.
+    fn expect_step(&self);
+
     /// Runs one step to its end, and sends what it prints as it comes. A receiver that is gone loses output, not the step.
     ///
     /// When the future is done, every process of the step is gone, however it ended; so it is soon after the future is

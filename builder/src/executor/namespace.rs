@@ -169,6 +169,10 @@ impl Runner {
 }
 
 impl Executor for NamespaceExecutor {
+    fn expect_step(&self) {
+        self.runner.launcher.prepare();
+    }
+
     fn run<'a>(
         &'a self,
         process: &'a Process,

@@ -74,6 +74,8 @@ pub async fn run(
     let job = &work.job;
     let foreign = foreign::check(work, id, exec)?;
     let below = inputs.stack(exec.root);
+    // Beside the unpacking of a base image, if one is missing.
+    job.host.executor.expect_step();
     job.host.layers.unpack(&below, job, step).await?;
     let mut held = Held {
         cache_mounts: StepMounts::take(work, id, exec, inputs).await?,
