@@ -12,7 +12,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use builder::context::{WalkRequest, walk_at};
-use builder::executor::{Executor, INIT_ARGUMENT, NamespaceExecutor, Network, Process, Security, init_main, probe};
+use builder::executor::{
+    Executor, INIT_ARGUMENT, NamespaceExecutor, Network, Process, Security, StepTimes, init_main, probe,
+};
 use builder::layer::entry::{Content, LayerEntry};
 use builder::layer::{compress, limits::Limits, tar};
 use builder::layers::to_path;
@@ -229,7 +231,7 @@ fn lookup() {
     });
 }
 
-/// A snapshot, and a process on it that does nothing.
+/// A snapshot, and a process on it that does nothing, with the parts of its time.
 fn mount() {
     const BUSYBOX: &str = "/bin/busybox";
     if let Some(missing) = probe().into_iter().find(|fact| !fact.ok) {
@@ -263,19 +265,44 @@ fn mount() {
         .unwrap();
     let executor = NamespaceExecutor::new().unwrap();
     for (network, depth) in [(Network::None, 1), (Network::None, 30), (Network::Default, 1)] {
-        report(&format!("`true` on {depth} layers, network {network:?}"), 30, || {
+        let mut times = Vec::new();
+        report(&format!("`true` on {depth} layers, network {network:?}"), 60, || {
             let active = snapshots.prepare(&parents[..depth]).unwrap();
             let process = nothing(&active, network);
             let (output, mut printed) = tokio::sync::mpsc::channel(4);
             runtime.block_on(async {
                 let running = executor.run(&process, output, CancellationToken::new());
                 let (report, _) = tokio::join!(running, async { while printed.recv().await.is_some() {} });
-                black_box(report.unwrap());
+                times.push(report.unwrap().times);
             });
             snapshots.abandon(active).unwrap();
         });
+        report_parts(&times);
     }
     runtime.block_on(executor.finish());
+}
+
+/// The name of a part of a step's time, and how long it took.
+type Part = (&'static str, fn(&StepTimes) -> Duration);
+
+/// Prints the median of each part of a step's time.
+fn report_parts(times: &[StepTimes]) {
+    let parts: [Part; 6] = [
+        ("network", |times| times.network),
+        ("launch", |times| times.launch),
+        ("mounts", |times| times.mounts),
+        ("start", |times| times.start),
+        ("program", |times| times.ran),
+        ("end", |times| times.end),
+    ];
+    for (name, part) in parts {
+        let mut all: Vec<Duration> = times.iter().map(part).collect();
+        all.sort_unstable();
+        println!(
+            "  of that, median: {name:<33} {:>10.3} ms",
+            all[all.len() / 2].as_secs_f64() * 1e3
+        );
+    }
 }
 
 fn nothing(active: &builder::snapshot::Active, network: Network) -> Process {

@@ -36,12 +36,18 @@ pub(crate) enum Phase {
     Unpack,
     /// The directories of a snapshot that a process may write to.
     Snapshot,
-    /// Everything around a process: control group, network, namespaces and mounts, made and ended.
-    Mount,
-    /// Of that, a network of its own.
+    /// A network for a process.
     Network,
+    /// A sandbox for it: one that waited, or a new one in control groups of its own.
+    Launch,
+    /// Its mounts, until its root is entered.
+    Mounts,
+    /// Its privileges are dropped and its program is executed.
+    Start,
     /// From the first instruction of a process to its end.
     Process,
+    /// Until nothing of it is left: other processes, mounts, namespaces.
+    End,
     /// What a process changed, read and digested.
     Diff,
     /// The changes become a snapshot and a tree.
@@ -77,9 +83,12 @@ impl Phase {
             Self::Scan => "scan",
             Self::Unpack => "unpack",
             Self::Snapshot => "snapshot",
-            Self::Mount => "mount",
             Self::Network => "network",
+            Self::Launch => "launch",
+            Self::Mounts => "mounts",
+            Self::Start => "start",
             Self::Process => "process",
+            Self::End => "end",
             Self::Diff => "diff",
             Self::Commit => "commit",
             Self::Write => "write",

@@ -629,6 +629,22 @@ fn a_socket_is_no_entry_but_hides_what_was_there() {
 }
 
 #[test]
+fn the_space_that_changes_take_is_counted_on_the_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let upper = dir.path().join("upper");
+    std::fs::create_dir_all(upper.join("a/deep")).unwrap();
+    std::fs::write(upper.join("a/deep/file"), vec![1; 100_000]).unwrap();
+    std::fs::write(upper.join("a/twice"), vec![2; 9000]).unwrap();
+    std::fs::hard_link(upper.join("a/twice"), upper.join("again")).unwrap();
+    std::os::unix::fs::symlink("x".repeat(200), upper.join("link")).unwrap();
+    let changes = diff(&upper, &LowerTrees::default(), &BTreeSet::new()).unwrap();
+    let parent = std::os::fd::OwnedFd::from(std::fs::File::open(dir.path()).unwrap());
+    let expected = cache::remove::disk_bytes(&parent, "upper".as_ref()).unwrap();
+    assert!(expected > 109_000);
+    assert_eq!(changes.disk_bytes, expected);
+}
+
+#[test]
 fn a_step_that_only_made_stubs_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);

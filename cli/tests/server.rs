@@ -92,7 +92,7 @@ fn a_server_logs_where_the_time_of_a_build_goes_if_it_is_asked_to() {
     assert_eq!(end_of(&mut server).code(), Some(0));
     let log = log.join().unwrap();
     for phase in [
-        "build", "frontend", "lookup", "mount", "process", "diff", "keep", "sync",
+        "build", "frontend", "lookup", "mounts", "process", "end", "diff", "keep", "sync",
     ] {
         // What `cargo xtask bench --profile` reads.
         let line = log

@@ -71,7 +71,13 @@ fn a_step_of_a_canceled_build_goes_on_for_the_build_that_waits_for_it() {
     said.join().unwrap();
     let lines = mounted(&place, "lines").unwrap();
     std::fs::write(lines.with_file_name("go"), "").unwrap();
-    assert!(end_of(&mut second).success(), "{}", rest.join().unwrap());
+    let ended = end_of(&mut second);
+    let told = rest.join().unwrap();
+    assert!(ended.success(), "{told}");
+    assert!(
+        told.lines().any(|line| line.ends_with(" started")),
+        "who waits sees what the step prints: {told}"
+    );
     place.end_server();
     nothing_is_left(&place.root());
 }

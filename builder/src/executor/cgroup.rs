@@ -67,9 +67,9 @@ impl Group {
         Ok(dir)
     }
 
-    /// The files that take the id of a process that enters.
-    pub(super) fn entries(&self) -> Vec<PathBuf> {
-        self.dirs.iter().map(|dir| dir.join("cgroup.procs")).collect()
+    /// Their directories.
+    pub(super) fn dirs(&self) -> &[PathBuf] {
+        &self.dirs
     }
 
     /// Whether the kernel killed something in the group for lack of memory.

@@ -1,9 +1,8 @@
-//! The sandbox init: the program that the engine starts for every step.
+//! The first process of a sandbox.
 //!
-//! Three processes, each with one duty. The *outer* one makes the namespaces and waits for two things: its child's end, or the end
-//! of the engine (the socket closes), upon which it kills the child. *Pid 1* of the new pid namespace builds the mounts, starts
-//! the step and reaps; when it ends the kernel kills whatever the step left running, and `waitpid` on it returns only after that.
-//! The *step* gives up its privileges and executes the program; as it is not pid 1, signals act on it as they do anywhere.
+//! Two processes, each with one duty. *Pid 1* of the new pid namespace, forked by the keeper, enters the control groups and the
+//! other namespaces, waits for its step, builds the mounts, starts the step and reaps. The *step* gives up its privileges and
+//! executes the program; as it is not pid 1, signals act on it as they do anywhere.
 
 use std::ffi::CString;
 use std::fs;
@@ -11,14 +10,12 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{
-    DumpableBehavior, Pid, PidfdFlags, Resource, Rlimit, Signal, WaitOptions, getrlimit, kill_process, pidfd_open,
-    set_dumpable_behavior, set_parent_process_death_signal, setrlimit, setsid, wait, waitpid,
+    Pid, Resource, Rlimit, Signal, WaitOptions, getrlimit, set_parent_process_death_signal, setrlimit, setsid, wait,
 };
 use rustix::thread::{
     CapabilitySet, CapabilitySets, Gid, LinkNameSpaceType, Uid, UnshareFlags, clear_ambient_capability_set,
@@ -26,8 +23,9 @@ use rustix::thread::{
     set_thread_res_gid, set_thread_res_uid,
 };
 
+use super::keeper::Order;
 use super::root::{self, Entered};
-use super::spec::{Attempt, Failure, NetworkPlan, Reply, Spec, Status, receive, send};
+use super::spec::{Attempt, Failure, NetworkPlan, Reply, Spec, Status, Times, receive, send};
 use super::target::Want;
 use super::user::{self, Identity};
 use super::{DEFAULT_HOSTNAME, Security, insecure, network, seccomp};
@@ -58,47 +56,39 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 /// Steps die before the engine when memory runs out.
 const OOM_SCORE: &str = "500";
 
-/// Runs as the sandbox init. Standard input is the socket to the engine; standard output and error become the step's.
-///
-/// Must be called from the only thread of a program that was started with [`super::INIT_ARGUMENT`], before anything else.
-pub fn init_main() -> ! {
-    let code = match outer() {
-        Ok(()) => 0,
-        // The engine sees a socket that closed without a reply; there is nobody else to tell.
-        Err(_) => 1,
+/// Runs as pid 1, to the end of the step.
+pub(super) fn begin(order: Order) -> io::Result<()> {
+    let Order { socket, output, groups } = order;
+    rustix::stdio::dup2_stdout(&output)?;
+    rustix::stdio::dup2_stderr(&output)?;
+    drop(output);
+    // The lowest number, so that what `/proc/self/fd/3` is to a step does not depend on what the keeper had open.
+    let socket = UnixStream::from(rustix::io::fcntl_dupfd_cloexec(socket, 3)?);
+    let reply = match wait_apart(&groups) {
+        // An engine that has no step after all closes the socket, and the keeper ends this process.
+        Ok(()) => first(receive(&socket)?),
+        Err(failure) => Err(failure),
     };
-    sys::exit_now(code)
+    send(&socket, &reply.unwrap_or_else(Reply::Failed))
 }
 
-fn outer() -> io::Result<()> {
-    // Until the step has executed its own program, nobody may look into this one: its memory and its file are the engine's.
-    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
-    let socket = UnixStream::from(rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3)?);
-    rustix::stdio::dup2_stdin(rustix::fs::open("/dev/null", OFlags::RDONLY, Mode::empty())?)?;
-    let spec: Spec = receive(&socket)?;
-    match isolate(&spec) {
-        Ok(Fork::Parent(child)) => supervise(child, &socket),
-        Ok(Fork::Child) => {
-            let reply = first(spec).unwrap_or_else(Reply::Failed);
-            send(&socket, &reply)
-        }
-        Err(failure) => send(&socket, &Reply::Failed(failure)),
-    }
-}
-
-/// Enters the control groups and new namespaces, and forks their first process.
-fn isolate(spec: &Spec) -> Result<Fork, Failure> {
-    let pid = std::process::id().to_string();
-    for path in &spec.cgroups {
-        fs::write(path, &pid).attempt("enter the control group")?;
+/// Enters what is the same for every step.
+fn wait_apart(groups: &[PathBuf]) -> Result<(), Failure> {
+    set_parent_process_death_signal(Some(Signal::KILL)).attempt("tie the sandbox to the engine")?;
+    for group in groups {
+        // 0 is the process that writes, whose number here is not that of the host.
+        fs::write(group.join("cgroup.procs"), "0").attempt("enter the control group")?;
     }
     fs::write("/proc/self/oom_score_adj", OOM_SCORE).attempt("set the memory priority")?;
-    let mut flags = UnshareFlags::NEWNS
-        | UnshareFlags::NEWPID
-        | UnshareFlags::NEWIPC
-        | UnshareFlags::NEWUTS
-        | UnshareFlags::NEWCGROUP;
-    match &spec.network {
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    let flags = UnshareFlags::NEWIPC | UnshareFlags::NEWUTS | UnshareFlags::NEWCGROUP;
+    sys::unshare(flags).attempt("make namespaces")
+}
+
+/// Enters the network of the step, and a mount namespace of its own.
+fn isolate(network: &NetworkPlan) -> Result<(), Failure> {
+    let mut flags = UnshareFlags::NEWNS;
+    match network {
         NetworkPlan::Host => {}
         NetworkPlan::Isolated => flags |= UnshareFlags::NEWNET,
         NetworkPlan::Join(path) => {
@@ -109,38 +99,18 @@ fn isolate(spec: &Spec) -> Result<Fork, Failure> {
         }
     }
     sys::unshare(flags).attempt("make namespaces")?;
-    if spec.network == NetworkPlan::Isolated {
+    if *network == NetworkPlan::Isolated {
         network::loopback_up().attempt("bring loopback up")?;
     }
-    sys::fork().attempt("fork")
+    Ok(())
 }
 
-/// Waits until pid 1 is gone, and with it everything in its namespace; ends it when the engine ends or cancels.
-fn supervise(child: Pid, socket: &UnixStream) -> io::Result<()> {
-    let handle = pidfd_open(child, PidfdFlags::empty())?;
-    loop {
-        let mut fds = [
-            PollFd::new(&handle, PollFlags::IN),
-            PollFd::new(socket, PollFlags::IN | PollFlags::RDHUP),
-        ];
-        match poll(&mut fds, None) {
-            Err(Errno::INTR) => continue,
-            ready => ready?,
-        };
-        if fds[0].revents().is_empty() {
-            kill_process(child, Signal::KILL)?;
-        }
-        waitpid(Some(child), WaitOptions::empty())?;
-        return Ok(());
-    }
-}
-
-/// Pid 1: from a fresh namespace to the end of the step.
+/// From the step to its end.
 fn first(mut spec: Spec) -> Result<Reply, Failure> {
-    set_parent_process_death_signal(Some(Signal::KILL)).attempt("tie the sandbox to the engine")?;
+    let began = Instant::now();
+    isolate(&spec.network)?;
     let hostname = spec.process.hostname.as_deref().unwrap_or(DEFAULT_HOSTNAME);
     rustix::system::sethostname(hostname.as_bytes()).attempt("set the host name")?;
-    rustix::process::umask(Mode::from_raw_mode(0o022));
     let Entered { tree, stubs } = root::enter(&spec)?;
     let read = |path| user::read_accounts(tree.root(), path).map_err(Failure::Refused);
     let identity =
@@ -153,15 +123,13 @@ fn first(mut spec: Spec) -> Result<Reply, Failure> {
         .reach(&process.cwd, Want::Dir)
         .map_err(|error| Failure::Refused(format!("cannot enter working directory `{}`: {error}", process.cwd)))?;
     let command = Command::new(&process.args, &process.env)?;
-    run(
-        &Step {
-            identity,
-            cwd: cwd.fd,
-            command,
-            security: process.security,
-        },
-        stubs,
-    )
+    let step = Step {
+        identity,
+        cwd: cwd.fd,
+        command,
+        security: process.security,
+    };
+    run(&step, stubs, began.elapsed())
 }
 
 /// Everything that the step's process needs after its fork.
@@ -172,7 +140,8 @@ struct Step {
     security: Security,
 }
 
-fn run(step: &Step, stubs: Vec<PathBuf>) -> Result<Reply, Failure> {
+fn run(step: &Step, stubs: Vec<PathBuf>, mounts: Duration) -> Result<Reply, Failure> {
+    let forking = Instant::now();
     let (trouble, report) = UnixStream::pair().attempt("make a socket")?;
     let pid = match sys::fork().attempt("fork")? {
         Fork::Child => {
@@ -192,14 +161,18 @@ fn run(step: &Step, stubs: Vec<PathBuf>) -> Result<Reply, Failure> {
     };
     let started = Instant::now();
     let status = reap(pid)?;
-    let ran = started.elapsed();
+    let times = Times {
+        mounts,
+        start: started.duration_since(forking),
+        ran: started.elapsed(),
+    };
     Ok(match trouble {
         Some(Trouble { code: 0, message }) => Reply::Failed(Failure::Setup {
             action: "start the program".to_owned(),
             reason: message,
         }),
         Some(Trouble { code, message }) => Reply::NotExecuted { code, message, stubs },
-        None => Reply::Ended { status, stubs, ran },
+        None => Reply::Ended { status, stubs, times },
     })
 }
 

@@ -2,8 +2,8 @@
 //!
 //! A [`Process`] says everything about a step; one function builds every sandbox from it, and nothing in it can weaken the
 //! sandbox except [`Network::Host`], [`Security::Insecure`] and its devices, which users must allow by name.
-//! [`NamespaceExecutor`] is the root tier: new mount, pid, ipc, uts, cgroup and network namespaces, built by a single-threaded
-//! child that executes this program again (see [`init_main`]).
+//! [`NamespaceExecutor`] is the root tier: new mount, pid, ipc, uts, cgroup and network namespaces, built by children of a
+//! single-threaded process that executes this program again (see [`init_main`]).
 //!
 //! # One pipe for both output streams
 //!
@@ -19,6 +19,9 @@ mod device;
 pub mod emulation;
 mod init;
 mod insecure;
+mod keeper;
+mod launch;
+mod mask;
 pub(crate) mod namespace;
 mod network;
 mod probe;
@@ -30,6 +33,7 @@ mod user;
 
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -39,7 +43,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::snapshot::rootfs::Rootfs;
 
-pub use init::init_main;
+pub use keeper::init_main;
 pub use namespace::NamespaceExecutor;
 pub use probe::{Probe, probe};
 
@@ -230,6 +234,25 @@ pub struct ExitReport {
     /// Paths, relative to the root filesystem, of mount points that were made in it, with the parents made for them, parents
     /// first. The layer must not contain them: the files always, the directories if nothing else is in them.
     pub stubs: Vec<PathBuf>,
+    /// Where its time went.
+    pub times: StepTimes,
+}
+
+/// Where the time of a step went; all zero for a program that could not be executed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StepTimes {
+    /// Until there was a network for it.
+    pub network: Duration,
+    /// Until there was a process to run it, in its control groups.
+    pub launch: Duration,
+    /// Its mounts, until its root was entered.
+    pub mounts: Duration,
+    /// Until its program was executed.
+    pub start: Duration,
+    /// From the first instruction of the program to its end.
+    pub ran: Duration,
+    /// Until nothing of it was left.
+    pub end: Duration,
 }
 
 /// Why a step could not be run. A step that ran and failed is an [`ExitReport`].
@@ -275,6 +298,9 @@ pub enum ExecError {
 
 /// Runs steps.
 pub trait Executor: Send + Sync {
+    /// A step will be run soon: what can be made without knowing it may be made now. Returns soon.
+    fn expect_step(&self);
+
     /// Runs one step to its end, and sends what it prints as it comes. A receiver that is gone loses output, not the step.
     ///
     /// When the future is done, every process of the step is gone, however it ended; so it is soon after the future is

@@ -1,13 +1,11 @@
-//! The root tier, seen from the engine: start the init, hand it the step, pass its output on, and wait until it is gone.
+//! The root tier, seen from the engine: take a sandbox, hand it the step, pass its output on, and wait until it is gone.
 //!
-//! The engine and the init hold the two ends of a socket. The init reads the step from it and answers once; when the engine's
-//! end closes (cancelled, dropped, or the engine is dead) everything in the sandbox is killed. So no path of this file, and no
-//! way in which the engine can die, leaves a process behind.
+//! The engine and the sandbox hold the two ends of a socket. The sandbox reads the step from it and answers once; when the
+//! engine's end closes (cancelled, dropped, or the engine is dead) everything in the sandbox is killed, and the other end closes
+//! when nothing of it is left. So no path of this file, and no way in which the engine can die, leaves a process behind.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -18,16 +16,16 @@ use rustix::fs::CWD;
 use rustix::mount::{MountAttrFlags, OpenTreeFlags, open_tree};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixStream, unix::pipe};
-use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::cgroup::{self, Group};
+use super::launch::{Launcher, Sandbox};
 use super::network::{Lease, Networks};
-use super::spec::{self, Failure, NetworkPlan, Reply, Spec, Status};
+use super::spec::{self, Failure, NetworkPlan, Reply, Spec, Status, Times};
 use super::{
-    DEFAULT_HOSTNAME, ExecError, Executor, ExitReport, INIT_ARGUMENT, Network, Outcome, OutputChunk, Process, Speaker,
+    DEFAULT_HOSTNAME, ExecError, Executor, ExitReport, Network, Outcome, OutputChunk, Process, Speaker, StepTimes,
 };
 use crate::phase::Phase;
 use crate::sys;
@@ -47,9 +45,7 @@ pub struct NamespaceExecutor {
 
 #[derive(Debug)]
 struct Runner {
-    /// The program that holds the init, on a read-only mount of its own: what a step could reach of it (its `exe` link) cannot
-    /// be written through.
-    program: OwnedFd,
+    launcher: Launcher,
     networks: Arc<Networks>,
 }
 
@@ -77,7 +73,7 @@ impl NamespaceExecutor {
             .map_err(start("make the program of the init read-only"))?;
         cgroup::sweep();
         let runner = Runner {
-            program,
+            launcher: Launcher::new(program),
             networks: Arc::default(),
         };
         Ok(Self {
@@ -86,10 +82,14 @@ impl NamespaceExecutor {
         })
     }
 
-    /// Waits until nothing is left of steps that were cancelled by dropping their future. No step may be started afterwards.
+    /// Waits until nothing is left of steps that were cancelled by dropping their future, and ends what waits for steps. No step may
+    /// be started afterwards.
+    ///
+    /// An engine that ends without it leaves nothing either: what waits for steps ends soon after.
     pub async fn finish(&self) {
         self.tasks.close();
         self.tasks.wait().await;
+        self.runner.launcher.finish().await;
     }
 }
 
@@ -103,29 +103,22 @@ impl Runner {
         if cancel.is_cancelled() {
             return Err(ExecError::Cancelled);
         }
-        let started = Instant::now();
-        let networking = Phase::Network.start();
+        let began = Instant::now();
         let lease = self.lease(process.network).await?;
-        networking.end();
-        let group = Group::new();
-        let spec = self.spec(process, lease.as_ref(), &group);
+        let connected = Instant::now();
+        let Sandbox { socket, printed, group } = self.launcher.take()?;
+        let launched = Instant::now();
+        let spec = self.spec(process, lease.as_ref());
         let message = spec::encode(&spec).map_err(|source| ExecError::Start {
             action: "describe the step",
             source,
         })?;
-        let Started {
-            socket,
-            printed,
-            mut child,
-        } = self.spawn()?;
-        let (reply, ()) = tokio::join!(
+        let (reply, (), ()) = tokio::join!(
             converse(socket, message, cancel.clone()),
             forward(printed, output.clone()),
+            // After the step was sent: this waits for nothing, and the step runs beside it.
+            async { self.launcher.prepare() },
         );
-        child.wait().await.map_err(|source| ExecError::Start {
-            action: "wait for the sandbox",
-            source,
-        })?;
         if cancel.is_cancelled() {
             return Err(ExecError::Cancelled);
         }
@@ -133,11 +126,13 @@ impl Runner {
             action: "talk to the sandbox",
             source,
         })?;
-        if let Some(Reply::Ended { ran, .. }) = &reply {
-            Phase::Process.took(*ran);
-            Phase::Mount.took(started.elapsed().saturating_sub(*ran));
-        }
-        report(reply, &group, &output).await
+        let mut report = report(reply, &group, &output).await?;
+        report.times.network = connected - began;
+        report.times.launch = launched - connected;
+        let known = report.times.mounts + report.times.start + report.times.ran;
+        report.times.end = launched.elapsed().saturating_sub(known);
+        tell(&report.times);
+        Ok(report)
     }
 
     async fn lease(&self, network: Network) -> Result<Option<Lease>, ExecError> {
@@ -157,7 +152,7 @@ impl Runner {
         })
     }
 
-    fn spec(&self, process: &Process, lease: Option<&Lease>, group: &Group) -> Spec {
+    fn spec(&self, process: &Process, lease: Option<&Lease>) -> Spec {
         let network = match (process.network, lease.and_then(Lease::path)) {
             (Network::Host, _) => NetworkPlan::Host,
             (Network::Default, Some(path)) => NetworkPlan::Join(path),
@@ -166,45 +161,18 @@ impl Runner {
         Spec {
             process: process.clone(),
             network,
-            cgroups: group.entries(),
             hosts: hosts(process),
             resolv_conf: resolv_conf(process.network),
             show_cgroup: cgroup::has_version_2(),
         }
     }
-
-    fn spawn(&self) -> Result<Started, ExecError> {
-        let start = |action| move |source| ExecError::Start { action, source };
-        let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(start("make a socket"))?;
-        ours.set_nonblocking(true).map_err(start("make a socket"))?;
-        let socket = UnixStream::from_std(ours).map_err(start("make a socket"))?;
-        let (reader, writer) = io::pipe().map_err(start("make a pipe"))?;
-        let second = writer.try_clone().map_err(start("make a pipe"))?;
-        let printed = pipe::Receiver::from_owned_fd(reader.into()).map_err(start("make a pipe"))?;
-        // The command owns our copies of the writing end, and is dropped with this statement: only the step holds some then, and
-        // the output ends with its last process.
-        let child = Command::new(format!("/proc/self/fd/{}", self.program.as_raw_fd()))
-            .arg(INIT_ARGUMENT)
-            .env_clear()
-            .current_dir("/")
-            .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .stdout(Stdio::from(writer))
-            .stderr(Stdio::from(second))
-            .spawn()
-            .map_err(start("execute the init"))?;
-        Ok(Started { socket, printed, child })
-    }
-}
-
-/// An init that waits for its step.
-struct Started {
-    socket: UnixStream,
-    /// Both output streams, in one.
-    printed: pipe::Receiver,
-    child: Child,
 }
 
 impl Executor for NamespaceExecutor {
+    fn expect_step(&self) {
+        self.runner.launcher.prepare();
+    }
+
     fn run<'a>(
         &'a self,
         process: &'a Process,
@@ -291,17 +259,35 @@ async fn report(
             Ok(ExitReport {
                 outcome: Outcome::Code(code),
                 stubs,
+                times: StepTimes::default(),
             })
         }
-        Some(Reply::Ended { status, stubs, ran: _ }) => {
+        Some(Reply::Ended { status, stubs, times }) => {
             let outcome = match status {
                 Status::Code(137) | Status::Signal(9) if group.ran_out_of_memory() => Outcome::OutOfMemory,
                 Status::Code(code) => Outcome::Code(code),
                 Status::Signal(signal) => Outcome::Signal(signal),
             };
-            Ok(ExitReport { outcome, stubs })
+            let Times { mounts, start, ran } = times;
+            let times = StepTimes {
+                mounts,
+                start,
+                ran,
+                ..StepTimes::default()
+            };
+            Ok(ExitReport { outcome, stubs, times })
         }
     }
+}
+
+/// Tells the log of the phases.
+fn tell(times: &StepTimes) {
+    Phase::Network.took(times.network);
+    Phase::Launch.took(times.launch);
+    Phase::Mounts.took(times.mounts);
+    Phase::Start.took(times.start);
+    Phase::Process.took(times.ran);
+    Phase::End.took(times.end);
 }
 
 fn hosts(process: &Process) -> String {

@@ -18,6 +18,7 @@ use rustix::mount::{
     unmount,
 };
 
+use super::mask::Masks;
 use super::spec::{Attempt, Failure, Spec};
 use super::target::{Tree, Want};
 use super::{MountSource, Security, StepMount, device};
@@ -29,30 +30,11 @@ use crate::sys;
 const SCRATCH: &str = "/sys";
 
 pub(super) const NOSUID: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID;
-const NODEV: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NODEV;
+pub(super) const NODEV: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NODEV;
 pub(super) const NOEXEC: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOEXEC;
-const RDONLY: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY;
+pub(super) const RDONLY: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY;
 const NONE: MountAttrFlags = MountAttrFlags::empty();
 
-/// Hidden from steps: what tells about the host, or lets it be changed.
-const MASKED: [&str; 15] = [
-    "/proc/acpi",
-    "/proc/asound",
-    "/proc/interrupts",
-    "/proc/kallsyms",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/kmsg",
-    "/proc/latency_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/sys/devices/virtual/powercap",
-    "/sys/firmware",
-    "/sys/kernel/security",
-];
-const READONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 /// The kernel cuts a string option here; longer paths are named through a descriptor.
 const MAX_OPTION_BYTES: usize = 256;
 const SHM_BYTES: u64 = 64 << 20;
@@ -85,7 +67,7 @@ pub(super) fn enter(spec: &Spec) -> Result<Entered, Failure> {
     let root = scratch.rootfs(&process.rootfs, "root", attributes)?;
     let kernel = kernel_mounts(spec)?;
     let masks = match process.security {
-        Security::Sandbox => Some(scratch.masks()?),
+        Security::Sandbox => Some(scratch.masks(&kernel)?),
         Security::Insecure => None,
     };
     let mut generated = vec![
@@ -106,7 +88,7 @@ pub(super) fn enter(spec: &Spec) -> Result<Entered, Failure> {
     let mut entered = pivot(root)?;
     entered.attach_kernel(kernel)?;
     if let Some(masks) = masks {
-        entered.protect_kernel(masks)?;
+        masks.put_on()?;
     }
     for mount in generated.into_iter().chain(asked) {
         entered.attach(mount)?;
@@ -140,34 +122,6 @@ impl Entered {
         Ok(())
     }
 
-    /// Hides what tells about the host, and makes the kernel's settings read-only.
-    fn protect_kernel(&self, masks: Masks) -> Result<(), Failure> {
-        for path in READONLY {
-            let Some(fd) = self.find(path)? else { continue };
-            let clone = open_tree(&fd, "", clone_flags()).attempt(&format!("copy the mount of `{path}`"))?;
-            set_attributes(&clone, RDONLY | NOSUID | NODEV | NOEXEC).attempt(&format!("make `{path}` read-only"))?;
-            attach_at(&clone, &fd).attempt(&format!("make `{path}` read-only"))?;
-        }
-        for ((path, file), dir) in MASKED.iter().zip(masks.files).zip(masks.dirs) {
-            let Some(fd) = self.find(path)? else { continue };
-            let stat = rustix::fs::fstat(&fd).attempt(&format!("read `{path}`"))?;
-            let is_dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-            attach_at(if is_dir { &dir } else { &file }, &fd).attempt(&format!("mask `{path}`"))?;
-        }
-        Ok(())
-    }
-
-    /// A path below `/proc` or `/sys` that some kernels lack.
-    fn find(&self, path: &str) -> Result<Option<OwnedFd>, Failure> {
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
-        match rustix::fs::openat2(self.tree.root(), path, flags, Mode::empty(), resolve) {
-            Ok(fd) => Ok(Some(fd)),
-            Err(Errno::NOENT) => Ok(None),
-            Err(error) => Err(error).attempt(&format!("open `{path}`")),
-        }
-    }
-
     fn attach(&mut self, mount: Detached) -> Result<(), Failure> {
         let target = &mount.target;
         let reached = self
@@ -191,16 +145,16 @@ fn unreachable(target: &str, error: Errno) -> Failure {
     Failure::Refused(format!("cannot make mount point `{target}`: {error}"))
 }
 
-fn attach_at(mount: &OwnedFd, target: &OwnedFd) -> Result<(), Errno> {
+pub(super) fn attach_at(mount: &OwnedFd, target: &OwnedFd) -> Result<(), Errno> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     move_mount(mount, "", target, "", flags)
 }
 
-fn clone_flags() -> OpenTreeFlags {
+pub(super) fn clone_flags() -> OpenTreeFlags {
     OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH
 }
 
-fn set_attributes(mount: &OwnedFd, attributes: MountAttrFlags) -> std::io::Result<()> {
+pub(super) fn set_attributes(mount: &OwnedFd, attributes: MountAttrFlags) -> std::io::Result<()> {
     sys::mount_setattr(mount, u64::from(attributes.bits()))
 }
 
@@ -255,12 +209,6 @@ fn kernel_mounts(spec: &Spec) -> Result<Vec<Detached>, Failure> {
     Ok(mounts.into_iter().map(detached).collect())
 }
 
-/// Empty files and directories, one of each for every masked path.
-struct Masks {
-    files: Vec<OwnedFd>,
-    dirs: Vec<OwnedFd>,
-}
-
 /// A file system in memory for what the engine makes. It is gone when the root is entered; what was mounted from it stays.
 struct Scratch {
     count: std::cell::Cell<u32>,
@@ -282,20 +230,15 @@ impl Scratch {
         Path::new(SCRATCH).join(self.count.get().to_string())
     }
 
-    fn masks(&self) -> Result<Masks, Failure> {
-        let path = self.write(b"", 0o444)?;
+    fn masks(&self, kernel: &[Detached]) -> Result<Masks, Failure> {
+        let file = self.write(b"", 0o444)?;
         let dir = Path::new(SCRATCH).join("empty");
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o555)).attempt("make an empty directory")?;
-        let attributes = RDONLY | NOSUID | NODEV | NOEXEC;
-        let files = MASKED
+        let kernel: Vec<(&str, &OwnedFd)> = kernel
             .iter()
-            .map(|_| clone_of(&path, attributes))
-            .collect::<Result<_, _>>()?;
-        let dirs = MASKED
-            .iter()
-            .map(|_| clone_of(&dir, attributes))
-            .collect::<Result<_, _>>()?;
-        Ok(Masks { files, dirs })
+            .map(|mount| (mount.target.as_str(), &mount.mount))
+            .collect();
+        Masks::find(&kernel, &file, &dir)
     }
 
     fn write(&self, bytes: &[u8], mode: u32) -> Result<PathBuf, Failure> {
@@ -376,7 +319,7 @@ impl Scratch {
 }
 
 /// A copy of the mount at a trusted `path`, showing only that path.
-fn clone_of(path: &Path, attributes: MountAttrFlags) -> Result<OwnedFd, Failure> {
+pub(super) fn clone_of(path: &Path, attributes: MountAttrFlags) -> Result<OwnedFd, Failure> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let mount = open_tree(CWD, path, flags).attempt(&format!("copy the mount of `{}`", path.display()))?;
     set_attributes(&mount, attributes).attempt("set the options of a mount")?;
@@ -424,6 +367,9 @@ fn overlay(
     if let Some(upper) = upper {
         set("upperdir", &upper.dir)?;
         set("workdir", &upper.work)?;
+        // Without it, unmounting writes out everything that waits on the whole file system of the store. Nothing is lost: what a
+        // crash may damage is not taken for a snapshot afterwards, and a snapshot is synced before it counts as one.
+        fsconfig_set_flag(&config, "volatile").attempt("make an overlay: volatile")?;
     }
     for (key, value) in [("metacopy", "off"), ("redirect_dir", "nofollow"), ("index", "off")] {
         fsconfig_set_string(&config, key, value).attempt(&format!("make an overlay: {key}={value}"))?;

@@ -16,8 +16,6 @@ const MAX_MESSAGE_BYTES: u64 = 64 << 20;
 pub(super) struct Spec {
     pub(super) process: Process,
     pub(super) network: NetworkPlan,
-    /// Files that take the init's process id: the control groups of the step.
-    pub(super) cgroups: Vec<PathBuf>,
     pub(super) hosts: String,
     pub(super) resolv_conf: String,
     /// Whether a version 2 control group hierarchy can be shown.
@@ -39,8 +37,7 @@ pub(super) enum Reply {
     Ended {
         status: Status,
         stubs: Vec<PathBuf>,
-        /// From the first instruction of the program to its end.
-        ran: Duration,
+        times: Times,
     },
     /// The program could not be executed.
     NotExecuted {
@@ -49,6 +46,17 @@ pub(super) enum Reply {
         stubs: Vec<PathBuf>,
     },
     Failed(Failure),
+}
+
+/// Where the time of a step went, as its first process saw it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Times {
+    /// From the step's arrival until its root was entered and its user known.
+    pub(super) mounts: Duration,
+    /// Until its program was executed.
+    pub(super) start: Duration,
+    /// From the first instruction of the program to its end.
+    pub(super) ran: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,23 +4,20 @@
 //! left out. Since a layer knows whole seconds only, equal times and sizes prove nothing either, and then the bytes decide.
 
 use std::collections::{BTreeSet, HashMap};
-use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
 use proto::digest::ContentDigest;
-use proto::tree::{EntryKind, RelPath, Timestamp, TreeEntry};
+use proto::tree::{EntryKind, RelPath, TreeEntry};
 use rustix::fs::{FileType, Stat};
-use rustix::io::Errno;
 
 use super::entry::{Content, LayerEntry};
+use super::facts::{CAPABILITY, Names, as_path, capability, disk_bytes, kind_of, metadata};
 use super::lower::{Lower, default_directory, is_opaque, is_whiteout, list, open_directory, open_root, stat_below};
 use super::tar::open_below;
 
-const CAPABILITY: &str = "security.capability";
 /// What overlayfs leaves when it was mounted with `redirect_dir` or `metacopy`.
 const FEATURES: [&str; 4] = [
     "trusted.overlay.redirect",
@@ -28,9 +25,6 @@ const FEATURES: [&str; 4] = [
     "user.overlay.redirect",
     "user.overlay.metacopy",
 ];
-/// Stands for the digest of bytes that nobody has read yet.
-const UNREAD: ContentDigest = ContentDigest::from_bytes([0; 32]);
-
 /// Why the changes of a step cannot be told.
 #[derive(Debug, thiserror::Error)]
 pub enum DiffError {
@@ -60,6 +54,8 @@ pub struct Changes {
     pub entries: Vec<LayerEntry>,
     /// Sockets in the upper directory, which no layer can hold.
     pub sockets: Vec<Socket>,
+    /// Space that the upper directory takes on disk. A file with several names counts once, by shares.
+    pub disk_bytes: u64,
 }
 
 /// A socket that a step left.
@@ -88,6 +84,7 @@ pub fn diff(upper: &Path, lower: &dyn Lower, stubs: &BTreeSet<RelPath>) -> Resul
         links: HashMap::new(),
         changes: Vec::new(),
         sockets: Vec::new(),
+        disk_bytes: 0,
     };
     let stat = stat_below(&walk.upper, &root).map_err(|error| read_error(&root, error.into()))?;
     let before = lower.entry(&root).map_err(|source| read_error(&root, source))?;
@@ -97,10 +94,12 @@ pub fn diff(upper: &Path, lower: &dyn Lower, stubs: &BTreeSet<RelPath>) -> Resul
     if (now.mode, now.uid, now.gid) != (before.mode, before.uid, before.gid) {
         walk.push(now, Content::None);
     }
-    walk.directory(&root, false)?;
+    walk.disk_bytes += disk_bytes(&stat);
+    walk.directory(&root, Past::Merged)?;
     Ok(Changes {
         entries: walk.changes,
         sockets: walk.sockets,
+        disk_bytes: walk.disk_bytes,
     })
 }
 
@@ -119,15 +118,26 @@ struct Walk<'a> {
     links: HashMap<(u64, u64), RelPath>,
     changes: Vec<LayerEntry>,
     sockets: Vec<Socket>,
+    disk_bytes: u64,
+}
+
+/// What the layers below have in a directory.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Past {
+    /// Something that shines through, maybe.
+    Merged,
+    /// Something that is gone as a whole: whatever is not here again needs a whiteout of its own.
+    Replaced,
+    /// Nothing: they have no such directory.
+    Nothing,
 }
 
 impl Walk<'_> {
-    /// Adds what changed inside `path`. `replaced`: what was here before is gone as a whole, so whatever is not here again needs a
-    /// whiteout of its own.
-    fn directory(&mut self, path: &RelPath, replaced: bool) -> Result<(), DiffError> {
+    /// Adds what changed inside `path`.
+    fn directory(&mut self, path: &RelPath, past: Past) -> Result<(), DiffError> {
         let failed = |source| read_error(path, source);
         let mut found = list(&self.upper, path).map_err(failed)?;
-        if replaced {
+        if past == Past::Replaced {
             for name in self.lower.children(path).map_err(failed)? {
                 if found.binary_search_by(|(there, _)| there.cmp(&name)).is_err() {
                     self.whiteout(child(path, &name));
@@ -136,30 +146,47 @@ impl Walk<'_> {
         }
         for (name, stat) in found.drain(..) {
             let path = child(path, &name);
+            self.disk_bytes += disk_bytes(&stat);
+            let before = match past {
+                Past::Nothing => None,
+                Past::Merged | Past::Replaced => self.below(&path)?,
+            };
             match FileType::from_raw_mode(stat.st_mode) {
-                FileType::Socket => self.socket(path)?,
+                FileType::Socket => self.socket(path, before.is_some()),
                 _ if is_whiteout(&stat) => {
-                    if self.below(&path)?.is_some() {
+                    if before.is_some() {
                         self.whiteout(path);
                     }
                 }
                 _ if self.is_empty_stub(&path, &stat)? => {}
-                FileType::Directory => self.subdirectory(path, &stat, replaced)?,
-                _ => self.file(path, &stat)?,
+                FileType::Directory => self.subdirectory(path, &stat, before, past)?,
+                _ => self.file(path, &stat, before)?,
             }
         }
         Ok(())
     }
 
-    fn subdirectory(&mut self, path: RelPath, stat: &Stat, replaced: bool) -> Result<(), DiffError> {
+    fn subdirectory(
+        &mut self,
+        path: RelPath,
+        stat: &Stat,
+        before: Option<TreeEntry>,
+        past: Past,
+    ) -> Result<(), DiffError> {
         let failed = |source| read_error(&path, source);
-        self.refuse_features(&path)?;
-        let replaced = replaced || is_opaque(&self.upper, &path).map_err(failed)?;
+        let opened = open_directory(&self.upper, &path).map_err(|error| failed(error.into()))?;
+        refuse_features(&path, &Names::of(&opened).map_err(failed)?)?;
+        drop(opened);
+        let inside = match (&before, past) {
+            (None, _) => Past::Nothing,
+            (Some(_), Past::Replaced) => Past::Replaced,
+            (Some(_), _) if is_opaque(&self.upper, &path).map_err(failed)? => Past::Replaced,
+            (Some(_), _) => Past::Merged,
+        };
         let now = metadata(&path, stat, EntryKind::Directory { opaque: false });
-        let before = self.below(&path)?;
         let at = self.changes.len();
         self.push(now.clone(), Content::None);
-        self.directory(&path, replaced)?;
+        self.directory(&path, inside)?;
         let only_entry = self.changes.len() == at + 1;
         let unchanged = before.is_some_and(|mut before| {
             // A time alone is no change: a file that came and went leaves it behind, and so does a mount point.
@@ -175,22 +202,23 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn file(&mut self, path: RelPath, stat: &Stat) -> Result<(), DiffError> {
+    fn file(&mut self, path: RelPath, stat: &Stat, before: Option<TreeEntry>) -> Result<(), DiffError> {
         let failed = |source| read_error(&path, source);
-        let Some(mut now) = read_entry(&self.upper, &path, stat).map_err(failed)? else {
+        let Some(kind) = kind_of(&self.upper, &path, stat).map_err(failed)? else {
             return Ok(());
         };
+        let mut now = metadata(&path, stat, kind);
+        let mut content = Content::None;
         if matches!(now.kind, EntryKind::File { .. }) {
-            self.refuse_features(&path)?;
-        }
-        let before = self.below(&path)?;
-        let mut content = match now.kind {
-            EntryKind::File { .. } => Content::Unhashed {
+            let file = open_below(&self.upper, as_path(&path)).map_err(failed)?;
+            let names = Names::of(&file).map_err(failed)?;
+            refuse_features(&path, &names)?;
+            now.xattrs.extend(capability(&file, &names).map_err(failed)?);
+            content = Content::Unhashed {
                 root: Arc::clone(&self.upper),
                 path: as_path(&path).to_owned(),
-            },
-            _ => Content::None,
-        };
+            };
+        }
         if before.is_some_and(|before| same_metadata(&before, &now)) {
             let EntryKind::File { size, .. } = now.kind else {
                 return Ok(());
@@ -246,32 +274,11 @@ impl Walk<'_> {
         }
     }
 
-    /// With these marks, content or children would have to be looked for at another place of the lower layers.
-    fn refuse_features(&self, path: &RelPath) -> Result<(), DiffError> {
-        let failed = |source| read_error(path, source);
-        let opened: OwnedFd = match open_directory(&self.upper, path) {
-            Ok(directory) => directory,
-            Err(Errno::NOTDIR) => open_below(&self.upper, as_path(path)).map_err(failed)?.into(),
-            Err(error) => return Err(failed(error.into())),
-        };
-        for mark in FEATURES {
-            if xattr(&opened, mark).map_err(failed)?.is_some() {
-                return Err(DiffError::Feature {
-                    path: path.clone(),
-                    xattr: mark,
-                });
-            }
-        }
-        Ok(())
-    }
-
-    fn socket(&mut self, path: RelPath) -> Result<(), DiffError> {
-        let hides = self.below(&path)?.is_some();
+    fn socket(&mut self, path: RelPath, hides: bool) {
         if hides {
             self.whiteout(path.clone());
         }
         self.sockets.push(Socket { path, hides });
-        Ok(())
     }
 
     fn whiteout(&mut self, path: RelPath) {
@@ -306,74 +313,17 @@ fn same_metadata(before: &TreeEntry, now: &TreeEntry) -> bool {
         && capability(before) == capability(now)
 }
 
-/// What `path` below `root` is, its bytes unread; nothing for a socket.
-pub(super) fn read_entry(root: &OwnedFd, path: &RelPath, stat: &Stat) -> io::Result<Option<TreeEntry>> {
-    let kind = match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile => EntryKind::File {
-            size: u64::try_from(stat.st_size).map_err(io::Error::other)?,
-            content: UNREAD,
-        },
-        FileType::Directory => EntryKind::Directory { opaque: false },
-        FileType::Symlink => EntryKind::Symlink {
-            target: read_link(root, path)?,
-        },
-        FileType::CharacterDevice => EntryKind::CharDevice {
-            major: rustix::fs::major(stat.st_rdev),
-            minor: rustix::fs::minor(stat.st_rdev),
-        },
-        FileType::BlockDevice => EntryKind::BlockDevice {
-            major: rustix::fs::major(stat.st_rdev),
-            minor: rustix::fs::minor(stat.st_rdev),
-        },
-        FileType::Fifo => EntryKind::Fifo,
-        _ => return Ok(None),
-    };
-    let mut entry = metadata(path, stat, kind);
-    if matches!(entry.kind, EntryKind::File { .. }) {
-        let file = open_below(root, as_path(path))?;
-        if let Some(value) = xattr(&file, CAPABILITY)? {
-            entry.xattrs.push((CAPABILITY.as_bytes().to_vec(), value));
-        }
-    }
-    Ok(Some(entry))
-}
-
-fn read_link(root: &OwnedFd, path: &RelPath) -> io::Result<Vec<u8>> {
-    let parent = open_directory(root, &path.parent().unwrap_or_default())?;
-    let name = OsStr::from_bytes(path.name().unwrap_or_default());
-    Ok(rustix::fs::readlinkat(parent, name, Vec::new())?.into_bytes())
-}
-
-fn metadata(path: &RelPath, stat: &Stat, kind: EntryKind) -> TreeEntry {
-    TreeEntry {
-        path: path.clone(),
-        kind,
-        mode: stat.st_mode & 0o7777,
-        uid: stat.st_uid,
-        gid: stat.st_gid,
-        mtime: Timestamp {
-            seconds: stat.st_mtime,
-            nanoseconds: u32::try_from(stat.st_mtime_nsec).unwrap_or(0),
-        },
-        xattrs: Vec::new(),
-    }
-}
-
-/// The value of an extended attribute; nothing if it is not set or the file system has none.
-pub(super) fn xattr(file: impl AsFd, name: &str) -> io::Result<Option<Vec<u8>>> {
-    let mut value = [0; 256];
-    match rustix::fs::fgetxattr(file, name, &mut value[..]) {
-        Ok(length) => Ok(Some(value[..length].to_vec())),
-        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
-        Err(Errno::RANGE) => Ok(Some(Vec::new())),
-        Err(error) => Err(error.into()),
+/// With these marks, content or children would have to be looked for at another place of the lower layers.
+fn refuse_features(path: &RelPath, names: &Names) -> Result<(), DiffError> {
+    match FEATURES.into_iter().find(|mark| names.has(mark)) {
+        Some(xattr) => Err(DiffError::Feature {
+            path: path.clone(),
+            xattr,
+        }),
+        None => Ok(()),
     }
 }
 
 fn child(directory: &RelPath, name: &[u8]) -> RelPath {
     directory.join(&RelPath::clean(name))
-}
-
-pub(super) fn as_path(path: &RelPath) -> &Path {
-    Path::new(OsStr::from_bytes(path.as_bytes()))
 }

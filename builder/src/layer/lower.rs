@@ -12,7 +12,7 @@ use proto::tree::{EntryKind, RelPath, Timestamp, Tree, TreeEntry};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
-use super::diff;
+use super::facts;
 use super::tar::open_below;
 
 /// overlayfs' mark of an opaque directory, as root and inside a user namespace.
@@ -170,7 +170,7 @@ impl LowerDirs {
     /// The bytes of the regular file at `path`.
     pub(super) fn open_file(&self, path: &RelPath) -> io::Result<File> {
         let found = self.find(path)?.ok_or(io::ErrorKind::NotFound)?;
-        open_below(&self.roots[found.layer], diff::as_path(path))
+        open_below(&self.roots[found.layer], facts::as_path(path))
     }
 
     fn hides_below(&self, layer: usize, directory: Option<RelPath>) -> io::Result<bool> {
@@ -195,7 +195,7 @@ impl Lower for LowerDirs {
         let Some(found) = self.find(path)? else {
             return Ok(None);
         };
-        diff::read_entry(&self.roots[found.layer], path, &found.stat)
+        facts::read_entry(&self.roots[found.layer], path, &found.stat)
     }
 
     fn content(&self, path: &RelPath) -> io::Result<ContentDigest> {
@@ -244,7 +244,7 @@ pub(super) fn open_directory(root: &OwnedFd, path: &RelPath) -> rustix::io::Resu
     let path = if path.is_root() {
         Path::new(".")
     } else {
-        diff::as_path(path)
+        facts::as_path(path)
     };
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::openat2(root, path, flags, Mode::empty(), RESOLVE)
@@ -255,7 +255,7 @@ pub(super) fn stat_below(root: &OwnedFd, path: &RelPath) -> rustix::io::Result<S
     let path = if path.is_root() {
         Path::new(".")
     } else {
-        diff::as_path(path)
+        facts::as_path(path)
     };
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::fstat(rustix::fs::openat2(root, path, flags, Mode::empty(), RESOLVE)?)
@@ -291,7 +291,7 @@ pub(super) fn is_opaque(root: &OwnedFd, path: &RelPath) -> io::Result<bool> {
         Err(error) => return Err(error.into()),
     };
     for name in OPAQUE {
-        if diff::xattr(&directory, name)?.is_some_and(|value| value == b"y") {
+        if facts::xattr(&directory, name)?.is_some_and(|value| value == b"y") {
             return Ok(true);
         }
     }

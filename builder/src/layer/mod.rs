@@ -6,8 +6,10 @@
 
 pub mod entry;
 pub mod tar;
+mod ahead;
 mod header;
 pub mod lower;
+mod facts;
 pub mod diff;
 pub mod limits;
 pub mod retime;

@@ -15,7 +15,9 @@ use bytes::Bytes;
 use proto::digest::{ContentDigest, DiffId, Digest, Hasher};
 use proto::tree::{EntryKind, RelPath, Timestamp, Tree, TreeEntry};
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
 
+use super::ahead::{self, Ahead};
 use super::entry::{Content, LayerEntry};
 use super::header::{self, BLOCK};
 
@@ -92,9 +94,18 @@ pub fn write(
     if let Some(pair) = sorted.windows(2).find(|pair| pair[0].entry.path == pair[1].entry.path) {
         return Err(LayerWriteError::Duplicate(pair[0].entry.path.clone()));
     }
+    ahead::with(&sorted, |small| assemble(&sorted, small, clamp_mtime, sink))
+}
+
+fn assemble(
+    sorted: &[&LayerEntry],
+    small: &mut Ahead<'_>,
+    clamp_mtime: Option<i64>,
+    sink: &mut dyn Write,
+) -> Result<WrittenLayer, LayerWriteError> {
     let mut out = Output::new(sink);
     let mut tree: Vec<TreeEntry> = Vec::with_capacity(sorted.len());
-    for source in sorted {
+    for (index, source) in sorted.iter().enumerate() {
         let mut entry = as_unpacked(&source.entry, clamp_mtime);
         check(&entry, &tree)?;
         if let EntryKind::Hardlink { target } = &entry.kind
@@ -112,7 +123,15 @@ pub fn write(
         }
         out.push(&[])?;
         if let EntryKind::File { size, content } = &mut entry.kind {
-            *content = write_body(source, *size, &mut out)?;
+            *content = match small.take(index) {
+                Some(body) => {
+                    let body = body?;
+                    out.push(&body.bytes)?;
+                    out.pad()?;
+                    body.digest
+                }
+                None => write_body(source, *size, &mut out)?,
+            };
         }
         tree.push(entry);
     }
@@ -232,15 +251,19 @@ fn write_body(source: &LayerEntry, size: u64, out: &mut Output<'_>) -> Result<Co
         return Err(changed());
     }
     out.pad()?;
-    let found = ContentDigest::from(hasher.finalize());
+    same_digest(source, hasher.finalize().into())
+}
+
+/// The digest that was found, if it is the one that the entry says, or if that says none.
+pub(super) fn same_digest(source: &LayerEntry, found: ContentDigest) -> Result<ContentDigest, LayerWriteError> {
     match (&source.content, &source.entry.kind) {
         (Content::Unhashed { .. }, _) => Ok(found),
         (_, EntryKind::File { content, .. }) if *content == found => Ok(found),
-        _ => Err(changed()),
+        _ => Err(LayerWriteError::Changed(source.entry.path.clone())),
     }
 }
 
-fn open(content: &Content) -> io::Result<Box<dyn Read + '_>> {
+pub(super) fn open(content: &Content) -> io::Result<Box<dyn Read + '_>> {
     match content {
         Content::None => Ok(Box::new(io::empty())),
         Content::Inline(bytes) => Ok(Box::new(&bytes[..])),
@@ -255,7 +278,12 @@ pub(super) fn open_below(root: &OwnedFd, path: &Path) -> io::Result<std::fs::Fil
     // Not blocking: a file that became a pipe since it was looked at must not hold the build.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    let file = std::fs::File::from(openat2(root, path, flags, Mode::empty(), resolve)?);
+    // Only the owner may leave the time of the last access as it is, which spares the disk a write for each file.
+    let opened = match openat2(root, path, flags | OFlags::NOATIME, Mode::empty(), resolve) {
+        Err(Errno::PERM) => openat2(root, path, flags, Mode::empty(), resolve),
+        opened => opened,
+    };
+    let file = std::fs::File::from(opened?);
     match file.metadata()?.is_file() {
         true => Ok(file),
         false => Err(io::Error::other("it is not a regular file any more")),

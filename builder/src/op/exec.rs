@@ -4,6 +4,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use proto::definition::{ExecOp, Mount, MountAccess, MountKind, Network, Security, VertexId};
 use proto::tree::{RelPath, Tree};
 use proto::v1::{self, event::Kind};
@@ -15,7 +16,7 @@ use super::device::{self, Edits};
 use super::work::{BuildWork, FilesOf};
 use super::{file, foreign, sockets, stubs};
 use crate::blocking;
-use crate::event::{EventLog, STEP_LOG_LIMIT, StepNumber};
+use crate::event::{STEP_LOG_LIMIT, StepNumber};
 use crate::executor::{
     self, ExecError, ExitReport, MountSource, Outcome, OutputChunk, Process, SecretValue, Speaker, StepDevice,
     StepFile, StepMount,
@@ -46,6 +47,8 @@ pub async fn run(
     let job = &work.job;
     let foreign = foreign::check(work, id, exec)?;
     let below = inputs.stack(exec.root);
+    // Beside the unpacking of a base image, if one is missing.
+    job.host.executor.expect_step();
     job.host.layers.unpack(&below, job, step).await?;
     let mut held = Held {
         cache_mounts: StepMounts::take(work, id, exec, inputs).await?,
@@ -77,7 +80,7 @@ async fn run_prepared(
     let process = process(exec, active.rootfs.clone(), prepared);
     let (output, chunks) = mpsc::channel(OUTPUT_QUEUE);
     let running = job.host.executor.run(&process, output, job.cancel.clone());
-    let (result, ()) = tokio::join!(running, log(Arc::clone(&job.events), step, chunks));
+    let (result, ()) = tokio::join!(running, log(work, step, chunks));
     match result {
         Ok(report) if report.outcome == Outcome::Code(0) => commit(work, below, active, report, step).await,
         other => {
@@ -349,7 +352,7 @@ async fn bind(
 async fn commit(
     work: &BuildWork,
     below: &Stack,
-    active: Active,
+    mut active: Active,
     report: ExitReport,
     step: StepNumber,
 ) -> Result<Layer, BuildError> {
@@ -369,7 +372,7 @@ async fn commit(
             .map(|stub| RelPath::clean(stub.as_os_str().as_bytes()))
             .filter(|stub| !KEPT_MOUNT_POINTS.contains(&stub.as_bytes()))
             .collect();
-        match changes(&active, &trees, &stubs) {
+        match changes(&mut active, &trees, &stubs) {
             Ok(written) => {
                 let _phase = Phase::Commit.start();
                 layers.commit(active, below, written)
@@ -392,7 +395,7 @@ const KEPT_MOUNT_POINTS: [&[u8]; 3] = [b"dev", b"proc", b"sys"];
 
 /// What is in `active` over the layers of `trees`, base first. Mount points that were made for the step, and sockets that it left,
 /// are not in the layer, and not in the snapshot that later steps see.
-fn changes(active: &Active, trees: &[Arc<Tree>], stubs: &[RelPath]) -> Result<WrittenLayer, BuildError> {
+fn changes(active: &mut Active, trees: &[Arc<Tree>], stubs: &[RelPath]) -> Result<WrittenLayer, BuildError> {
     let _phase = Phase::Diff.start();
     let lower = LowerTrees(trees.iter().rev().map(Arc::as_ref).collect());
     let left_out = stubs.iter().cloned().collect();
@@ -400,6 +403,7 @@ fn changes(active: &Active, trees: &[Arc<Tree>], stubs: &[RelPath]) -> Result<Wr
     let written = tar::write(&changes.entries, None, &mut std::io::sink()).map_err(|error| store_failed(&error))?;
     sockets::remove(&active.upper, &changes.sockets).map_err(|error| store_failed(&error))?;
     stubs::remove(&active.upper, stubs).map_err(|error| store_failed(&error))?;
+    active.disk_bytes = Some(changes.disk_bytes);
     Ok(written)
 }
 
@@ -441,14 +445,17 @@ fn failure(exec: &ExecOp, result: Result<ExitReport, ExecError>, canceled: bool)
 /// Chunks of output that may wait for the log.
 const OUTPUT_QUEUE: usize = 64;
 
-/// Carries the output of a process into the event log, up to a limit. Ends when the process has.
-async fn log(events: Arc<EventLog>, step: StepNumber, mut chunks: mpsc::Receiver<OutputChunk>) {
-    let publish = |stream: u32, data: Vec<u8>| {
-        events.publish(Kind::StepLog(v1::StepLog {
+/// Carries the output of a process into the event log and to builds that wait for it, up to a limit. Ends when the process has.
+async fn log(work: &BuildWork, step: StepNumber, mut chunks: mpsc::Receiver<OutputChunk>) {
+    let publish = |stream: u32, data: Bytes| {
+        work.job.events.publish(Kind::StepLog(v1::StepLog {
             step: step.0,
             stream,
-            data,
-        }))
+            data: data.to_vec(),
+        }));
+        if let Some(transcript) = &work.transcript {
+            transcript.say(stream, data);
+        }
     };
     let mut taken = 0;
     while let Some((speaker, bytes)) = chunks.recv().await {
@@ -456,12 +463,12 @@ async fn log(events: Arc<EventLog>, step: StepNumber, mut chunks: mpsc::Receiver
             continue;
         }
         taken += bytes.len();
-        publish(if speaker == Speaker::Step { 1 } else { 2 }, bytes.to_vec());
+        publish(if speaker == Speaker::Step { 1 } else { 2 }, bytes);
         if taken >= STEP_LOG_LIMIT {
             let limit = STEP_LOG_LIMIT >> 20;
             publish(
                 2,
-                format!("\n[output clipped: the limit of {limit} MiB a step is reached]\n").into_bytes(),
+                format!("\n[output clipped: the limit of {limit} MiB a step is reached]\n").into(),
             );
         }
     }

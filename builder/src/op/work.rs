@@ -12,17 +12,16 @@ use proto::digest::Digest;
 use proto::platform::Platform;
 use proto::record::Field;
 use proto::tree::RelPath;
-use tokio_util::sync::CancellationToken;
 
 use super::{content, exec, file};
 use crate::build::Job;
-use crate::event::StepNumber;
 use crate::images::ResolvedImage;
 use crate::layers::KnownFiles;
 use crate::plan::{Context, Planned};
 use crate::request::{BuildError, Place};
 use crate::solve::ledger::Ledger;
-use crate::solve::{Inputs, Work};
+use crate::solve::transcript::Transcript;
+use crate::solve::{Inputs, Run, Work};
 use crate::stack::{Layer, Stack};
 
 /// The ops of one build.
@@ -37,6 +36,8 @@ pub struct BuildWork {
     sources: HashMap<VertexId, Stack>,
     source: Arc<SourceFile>,
     ledger: Arc<Ledger>,
+    /// Where a step also says what it prints.
+    pub transcript: Option<Transcript>,
 }
 
 /// Where files are taken from.
@@ -60,6 +61,7 @@ impl BuildWork {
             sources: planned.sources.clone(),
             source: Arc::clone(&planned.source),
             ledger: Arc::clone(ledger),
+            transcript: None,
         }
     }
 
@@ -167,15 +169,11 @@ impl Work for BuildWork {
         content::listing(self, id, inputs).boxed()
     }
 
-    fn run<'a>(
-        &'a self,
-        id: VertexId,
-        inputs: &'a Inputs,
-        step: StepNumber,
-        cancel: &CancellationToken,
-    ) -> BoxFuture<'a, Result<Layer, BuildError>> {
+    fn run<'a>(&'a self, id: VertexId, inputs: &'a Inputs, run: &Run) -> BoxFuture<'a, Result<Layer, BuildError>> {
+        let step = run.step;
         let mut work = self.clone();
-        work.job.cancel = cancel.clone();
+        work.job.cancel = run.cancel.clone();
+        work.transcript.clone_from(&run.transcript);
         async move {
             match &work.definition.vertex(id).op {
                 Op::File(op) => file::run(&work, id, op, inputs, step).await,

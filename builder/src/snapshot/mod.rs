@@ -40,6 +40,8 @@ pub struct Active {
     pub rootfs: Rootfs,
     /// The directory that becomes the layer, in overlay format.
     pub upper: PathBuf,
+    /// What `upper` takes on disk, from whoever has counted it; otherwise it is counted when the snapshot is named.
+    pub disk_bytes: Option<u64>,
     /// Everything of this snapshot.
     dir: PathBuf,
 }

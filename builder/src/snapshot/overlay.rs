@@ -154,20 +154,24 @@ impl OverlaySnapshotter {
         self.remove_hidden(hidden)
     }
 
-    /// Takes what `dir` holds from the budget, before it gets a name.
-    fn charge(&self, dir: &Path) -> io::Result<()> {
+    /// Takes what the snapshot holds from the budget, before it gets a name.
+    fn charge(&self, active: &Active) -> io::Result<()> {
         let Some(budget) = &self.budget else { return Ok(()) };
-        budget.charge(disk_bytes(&self.fd, dir.file_name().unwrap_or_default())?)
+        budget.charge(match active.disk_bytes {
+            Some(counted) => counted,
+            None => disk_bytes(&self.fd, active.dir.file_name().unwrap_or_default())?,
+        })
     }
 
-    fn name(&self, dir: &Path, chain: &ChainId) -> Result<(), SnapshotError> {
+    fn name(&self, active: &Active, chain: &ChainId) -> Result<(), SnapshotError> {
+        let dir = active.dir.as_path();
         let work = dir.join("work");
         // overlayfs leaves directories without any permission in it.
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let opened = rustix::fs::open(dir, flags, Mode::empty());
         let opened = opened.map_err(|error| store(dir)(error.into()))?;
         remove_tree(&opened, "work".as_ref()).map_err(store(&work))?;
-        self.charge(dir).map_err(store(dir))?;
+        self.charge(active).map_err(store(dir))?;
         let target = self.dir(chain);
         let mut unsynced = self.unsynced.lock().unwrap_or_else(PoisonError::into_inner);
         match rustix::fs::renameat_with(CWD, dir, CWD, &target, RenameFlags::NOREPLACE) {
@@ -252,12 +256,13 @@ impl Snapshotter for OverlaySnapshotter {
                 }),
             },
             upper,
+            disk_bytes: None,
             dir,
         })
     }
 
     fn commit(&self, active: Active, chain: &ChainId) -> Result<(), SnapshotError> {
-        let named = self.name(&active.dir, chain);
+        let named = self.name(&active, chain);
         if named.is_err()
             && let Err(error) = self.discard(&active.dir)
         {

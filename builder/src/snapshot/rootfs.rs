@@ -23,6 +23,6 @@ pub enum Rootfs {
 pub struct Upper {
     /// Becomes the layer.
     pub dir: PathBuf,
-    /// overlayfs' `workdir`.
+    /// overlayfs' `workdir`. Good for one mount: the mount is volatile, and leaves a mark in it that forbids another.
     pub work: PathBuf,
 }

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::Output;
+use super::transcript::Transcript;
 use crate::request::BuildError;
 
 /// Work in progress, by key. Cheap to clone.
@@ -27,6 +28,8 @@ struct Plane {
     cancel: CancellationToken,
     /// Nothing until it has landed.
     landing: watch::Sender<Landing>,
+    /// What it says to all aboard.
+    transcript: Transcript,
     aboard: Mutex<Aboard>,
 }
 
@@ -99,6 +102,7 @@ impl Flights {
         let plane = Arc::new(Plane {
             cancel: CancellationToken::new(),
             landing: watch::Sender::new(Landing::Flying),
+            transcript: Transcript::default(),
             aboard: Mutex::new(Aboard {
                 count: 1,
                 starter: true,
@@ -130,23 +134,23 @@ impl Plane {
 }
 
 impl Flight {
-    /// Starts the work in a task, which is told by the token when nobody wants it any more. If `fails_for_all`, a failure is
-    /// that of everybody aboard, unless the one who started has left.
+    /// Starts the work in a task, which is told by the token when nobody wants it any more. If it is `for_all`, it says to everybody
+    /// aboard what it prints, and a failure is that of everybody, unless the one who started has left.
     #[must_use]
-    pub fn depart<F>(mut self, fails_for_all: bool, work: impl FnOnce(CancellationToken) -> F) -> Seat
+    pub fn depart<F>(mut self, for_all: bool, work: impl FnOnce(CancellationToken, Option<Transcript>) -> F) -> Seat
     where
         F: Future<Output = Result<Output, BuildError>> + Send + 'static,
     {
         let seat = self.0.take().expect("only this takes it, and consumes the flight");
         let (flights, key, plane) = (seat.flights.clone(), seat.key, Arc::clone(&seat.plane));
-        let work = work(plane.cancel.clone());
+        let work = work(plane.cancel.clone(), for_all.then(|| plane.transcript.clone()));
         // Waited for by the last one aboard.
         tokio::spawn(async move {
             // A task of its own again, so that a panic in the work is a landing too.
             let ended = tokio::spawn(work).await;
             let result = ended
                 .unwrap_or_else(|error| Err(BuildError::bug(format!("a step ended in a way it must not: {error}"))));
-            let for_all = fails_for_all && plane.aboard().starter;
+            let for_all = for_all && plane.aboard().starter;
             let landed = Landed { result, for_all };
             flights.land(key, &plane, Landing::Landed(Box::new(landed)));
         });
@@ -163,6 +167,12 @@ impl Drop for Flight {
 }
 
 impl Seat {
+    /// What the work says to all aboard.
+    #[must_use]
+    pub fn transcript(&self) -> Transcript {
+        self.plane.transcript.clone()
+    }
+
     /// Returns when the work has ended, with what became of it; nothing if nobody did it.
     pub async fn landed(&self) -> Option<Landed> {
         let mut landing = self.plane.landing.subscribe();

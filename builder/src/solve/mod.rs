@@ -7,7 +7,8 @@
 //! scheduler  the one task that owns the state; starts work, never does it
 //! vertex     the life of one vertex that was not a hit at first: key, look again, run, record
 //! flight     work that several builds want: done once, and as long as one of them wants it
-//! report     what the build that started a step tells of it
+//! report     what a build tells of a step
+//! transcript what a step prints, for the builds that wait for it
 //! explain    why it had to run: history finds the step to compare with, compare finds what differs
 //! ledger     what became of each step, for the builds to come
 //! ```
@@ -24,6 +25,7 @@ pub mod ledger;
 pub mod flight;
 pub mod lookup;
 pub mod report;
+pub mod transcript;
 pub mod scheduler;
 pub mod state;
 pub mod vertex;
@@ -43,6 +45,7 @@ use crate::host::Clock;
 use crate::request::{BuildError, NoCache};
 use crate::solve::flight::Flights;
 use crate::solve::ledger::Ledger;
+use crate::solve::transcript::Transcript;
 use crate::stack::{Layer, Stack};
 
 pub use scheduler::run;
@@ -61,18 +64,23 @@ pub trait Work: Send + Sync {
     /// [`Preimage::listing`]: proto::record::Preimage::listing
     fn listing<'a>(&'a self, id: VertexId, inputs: &'a Inputs) -> BoxFuture<'a, Result<Vec<Field>, BuildError>>;
 
-    /// Does the work of `id` and returns the layer it adds to its root. It ends early when `cancel` says so, and not when this
+    /// Does the work of `id` and returns the layer it adds to its root. It ends early when `run` says so, and not when this
     /// build is canceled: others may wait for the same work.
-    fn run<'a>(
-        &'a self,
-        id: VertexId,
-        inputs: &'a Inputs,
-        step: StepNumber,
-        cancel: &CancellationToken,
-    ) -> BoxFuture<'a, Result<Layer, BuildError>>;
+    fn run<'a>(&'a self, id: VertexId, inputs: &'a Inputs, run: &Run) -> BoxFuture<'a, Result<Layer, BuildError>>;
 
     /// Whether the bytes of a recorded layer are still there, in any form.
     fn is_present(&self, stack: &Stack) -> bool;
+}
+
+/// One run of the work of a vertex.
+#[derive(Debug, Clone)]
+pub struct Run {
+    /// The step in the events of the build that started it.
+    pub step: StepNumber,
+    /// Ends it.
+    pub cancel: CancellationToken,
+    /// Where it also says what it prints; nothing if that is not for other builds.
+    pub transcript: Option<Transcript>,
 }
 
 /// What a vertex produced.

@@ -1,4 +1,4 @@
-//! What the user is told of a step whose work may go on for others when this build has ended.
+//! What the user is told of a step whose work may be another build's, or may go on for others when this build has ended.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use super::Solve;
 use crate::event::{EventLog, StepEnd, StepNumber};
 use crate::host::Clock;
 
-/// One step in the event log of the build that started it. Its end is told once.
+/// One step in the event log of one build. Its start and its end are told once.
 #[derive(Debug)]
 pub struct Report {
     events: Arc<EventLog>,
@@ -40,11 +40,13 @@ impl Report {
         }
     }
 
-    /// The step starts now. Nobody's step if its build does not want it any more.
+    /// The step starts now, if it has not yet. Nobody's step if its build does not want it any more.
     pub fn start(&self) -> StepNumber {
         let mut told = self.told();
-        if !matches!(*told, Told::Nothing) {
-            return StepNumber::NONE;
+        match *told {
+            Told::Nothing => {}
+            Told::Start(step, _) => return step,
+            Told::End => return StepNumber::NONE,
         }
         let step = self.events.start_step(&self.name, self.line);
         *told = Told::Start(step, self.clock.now());

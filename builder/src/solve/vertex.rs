@@ -11,11 +11,12 @@ use proto::history::Verdict;
 use proto::miss::MissReason;
 use proto::record::{Alias, CacheKey, CacheRecord, Preimage};
 
-use super::flight::{Boarding, Flight, Landed};
+use super::flight::{Boarding, Flight, Landed, Seat};
 use super::ledger::Ran;
 use super::lookup::{Known, output_of};
 use super::report::Report;
-use super::{Inputs, Output, Solve, agree, cache_key, explain};
+use super::transcript::{Listener, Transcript};
+use super::{Inputs, Output, Run, Solve, agree, cache_key, explain};
 use crate::event::{StepEnd, StepNumber};
 use crate::layers::store_failed;
 use crate::phase::Phase;
@@ -33,7 +34,14 @@ pub async fn live(solve: &Solve, id: VertexId, inputs: Inputs, known: Known) -> 
     let (key, preimage) = complete_key(solve, id, &inputs, known).await?;
     let below = inputs.stack(agree::root_of(solve.definition.vertex(id)));
     let forced = solve.no_cache.applies_to(&solve.definition.vertex(id).stage);
-    let flight = match board(solve, id, key, &below, forced).await? {
+    let report = Arc::new(Report::new(solve, id));
+    let wanted = Wanted {
+        id,
+        key,
+        below: &below,
+        forced,
+    };
+    let flight = match board(solve, &wanted, &report).await? {
         Turn::Found(output) => return Ok(*output),
         Turn::Fly(flight) => flight,
     };
@@ -43,16 +51,24 @@ pub async fn live(solve: &Solve, id: VertexId, inputs: Inputs, known: Known) -> 
         below,
         forced,
     };
-    fly(solve, id, inputs, job, flight).await
+    fly(solve, (id, inputs, job), flight, report).await
 }
 
 /// Starts the work and waits for it, or leaves it to others who want it when this build ends.
-async fn fly(solve: &Solve, id: VertexId, inputs: Inputs, job: Job, flight: Flight) -> Result<Output, BuildError> {
-    let report = Arc::new(Report::new(solve, id));
+async fn fly(
+    solve: &Solve,
+    (id, inputs, job): (VertexId, Inputs, Job),
+    flight: Flight,
+    report: Arc<Report>,
+) -> Result<Output, BuildError> {
     let (own, told) = (solve.clone(), Arc::clone(&report));
-    let seat = flight.depart(fails_for_all(solve, id), |cancel| async move {
+    let seat = flight.depart(is_for_all(solve, id), |cancel, transcript| async move {
         let solve = Solve { cancel, ..own };
-        let output = work(&solve, id, &inputs, job, &told).await;
+        let telling = Telling {
+            report: &told,
+            transcript,
+        };
+        let output = work(&solve, id, &inputs, job, telling).await;
         if let Ok(output) = &output {
             solve.results.keep(output);
         }
@@ -71,9 +87,9 @@ async fn fly(solve: &Solve, id: VertexId, inputs: Inputs, job: Job, flight: Flig
     }
 }
 
-/// Whether a failure says something to every build that waits for this work: not if it may be due to what only the client of this
-/// one has, or has not.
-fn fails_for_all(solve: &Solve, id: VertexId) -> bool {
+/// Whether what it prints and a failure say something to every build that waits for this work: not if they may be due to what only
+/// the client of this one has, or has not.
+fn is_for_all(solve: &Solve, id: VertexId) -> bool {
     let vertex = solve.definition.vertex(id);
     let reads_client = |(input, _): &(VertexId, InputMode)| matches!(solve.definition.vertex(*input).op, Op::Local(_));
     let lent = |mount: &Mount| matches!(mount.kind, MountKind::Secret { .. } | MountKind::Ssh { .. });
@@ -139,35 +155,62 @@ enum Turn {
     Fly(Flight),
 }
 
-async fn board(solve: &Solve, id: VertexId, key: CacheKey, below: &Stack, forced: bool) -> Result<Turn, BuildError> {
+/// A vertex that is looked for once more.
+struct Wanted<'a> {
+    id: VertexId,
+    key: CacheKey,
+    below: &'a Stack,
+    forced: bool,
+}
+
+async fn board(solve: &Solve, wanted: &Wanted<'_>, report: &Report) -> Result<Turn, BuildError> {
+    let Wanted { id, key, below, forced } = *wanted;
     loop {
         let boarding = solve.flights.board(key);
         let own = solve.results.of(key).filter(|own| is_result(own, below, forced));
         let found = own.or_else(|| if forced { None } else { look_again(solve, key, below) });
         if let Some(output) = found {
             solve.results.keep(&output);
-            report_cached(solve, id, key);
+            let step = report.start();
+            report.end(StepEnd::Cached);
+            solve.ledger.cached(id, step, key);
             return Ok(Turn::Found(Box::new(output)));
         }
         match boarding {
             Boarding::Fly(flight) => return Ok(Turn::Fly(flight)),
             Boarding::Wait(seat) => {
-                let landed = tokio::select! {
-                    () = solve.cancel.cancelled() => None,
-                    landed = seat.landed() => Some(landed),
-                };
-                let Some(landed) = landed else {
+                let Some(landed) = wait(solve, &seat, report, forced).await else {
+                    report.end(StepEnd::Canceled);
                     seat.leave().await;
                     return Err(BuildError::canceled());
                 };
                 if let Some(error) = landed.and_then(shared_failure)
                     && !forced
                 {
-                    return Err(fail_too(solve, id, error));
+                    return Err(fail_too(solve, id, error, report));
                 }
             }
         }
     }
+}
+
+/// Waits until somebody else's work has landed, and tells of it meanwhile, unless this build will have to do it again. Nothing if this
+/// build is canceled first.
+async fn wait(solve: &Solve, seat: &Seat, report: &Report, forced: bool) -> Option<Option<Landed>> {
+    if forced {
+        return tokio::select! {
+            () = solve.cancel.cancelled() => None,
+            landed = seat.landed() => Some(landed),
+        };
+    }
+    let mut listener = Listener::new(seat.transcript(), report, &solve.events);
+    let landed = tokio::select! {
+        () = solve.cancel.cancelled() => None,
+        landed = seat.landed() => Some(landed),
+        never = listener.listen() => match never {},
+    };
+    listener.catch_up();
+    landed
 }
 
 /// The failure of somebody else's work, if it is one of everybody.
@@ -177,13 +220,12 @@ fn shared_failure(landed: Landed) -> Option<BuildError> {
 }
 
 /// Tells of a failure in the work of another build as of one of the step `id`, which is the same.
-fn fail_too(solve: &Solve, id: VertexId, mut error: BuildError) -> BuildError {
-    let step = start_step(solve, id);
-    let end = StepEnd::Failed {
+fn fail_too(solve: &Solve, id: VertexId, mut error: BuildError, report: &Report) -> BuildError {
+    report.start();
+    report.end(StepEnd::Failed {
         reason: String::new(),
         error: error.message.clone(),
-    };
-    solve.events.finish_step(step, end, Duration::ZERO);
+    });
     if let Some(failed) = &mut error.step {
         failed.name.clone_from(&solve.definition.vertex(id).name);
     }
@@ -205,20 +247,20 @@ fn look_again(solve: &Solve, key: CacheKey, below: &Stack) -> Option<Output> {
     output_of(solve, below, &record)
 }
 
-fn report_cached(solve: &Solve, id: VertexId, key: CacheKey) {
-    let step = start_step(solve, id);
-    solve.events.finish_step(step, StepEnd::Cached, Duration::ZERO);
-    solve.ledger.cached(id, step, key);
+/// Who is told of a step.
+struct Telling<'a> {
+    report: &'a Report,
+    transcript: Option<Transcript>,
 }
 
-fn start_step(solve: &Solve, id: VertexId) -> StepNumber {
-    let vertex = solve.definition.vertex(id);
-    solve
-        .events
-        .start_step(&vertex.name, vertex.lines.map_or(0, |(first, _)| first))
-}
-
-async fn work(solve: &Solve, id: VertexId, inputs: &Inputs, job: Job, report: &Report) -> Result<Output, BuildError> {
+async fn work(
+    solve: &Solve,
+    id: VertexId,
+    inputs: &Inputs,
+    job: Job,
+    telling: Telling<'_>,
+) -> Result<Output, BuildError> {
+    let Telling { report, transcript } = telling;
     let permit = tokio::select! {
         () = solve.cancel.cancelled() => return Err(BuildError::canceled()),
         permit = solve.slots.acquire() => permit.map_err(|_| BuildError::canceled())?,
@@ -236,8 +278,16 @@ async fn work(solve: &Solve, id: VertexId, inputs: &Inputs, job: Job, report: &R
         },
     );
     let step = report.start();
+    if let Some(transcript) = &transcript {
+        transcript.begin();
+    }
+    let run = Run {
+        step,
+        cancel: solve.cancel.clone(),
+        transcript,
+    };
     let started = solve.clock.now();
-    let result = solve.work.run(id, inputs, step, &solve.cancel).await;
+    let result = solve.work.run(id, inputs, &run).await;
     let duration = solve.clock.now().saturating_sub(started);
     drop(permit);
     let result = result.and_then(|layer| record(solve, id, job, layer, duration));

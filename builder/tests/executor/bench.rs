@@ -5,7 +5,8 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use builder::executor::{
-    ExecError, Executor, ExitReport, NamespaceExecutor, Network, Outcome, OutputChunk, Process, Security, Speaker,
+    ExecError, Executor, ExitReport, MountSource, NamespaceExecutor, Network, Outcome, OutputChunk, Process, Security,
+    Speaker,
 };
 use builder::snapshot::rootfs::{Rootfs, Upper};
 use tokio::sync::mpsc;
@@ -36,6 +37,12 @@ pub(crate) struct Bench {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) executor: NamespaceExecutor,
     pub(crate) runtime: tokio::runtime::Runtime,
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        self.runtime.block_on(self.executor.finish());
+    }
 }
 
 pub(crate) struct Ran {
@@ -79,12 +86,16 @@ impl Bench {
 
     /// Starts with nothing written.
     pub(crate) fn renew_upper(&self) {
-        for name in ["upper", "work"] {
-            if self.path(name).exists() {
-                fs::remove_dir_all(self.path(name)).unwrap();
-            }
-            fs::create_dir(self.path(name)).unwrap();
+        if self.path("upper").exists() {
+            fs::remove_dir_all(self.path("upper")).unwrap();
         }
+        fs::create_dir(self.path("upper")).unwrap();
+    }
+
+    /// A directory for one overlay mount.
+    fn fresh_work(&self) -> PathBuf {
+        let work = tempfile::Builder::new().prefix("work-").tempdir_in(self.dir.path());
+        work.unwrap().keep()
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -100,7 +111,7 @@ impl Bench {
     pub(crate) fn process(&self, script: &str) -> Process {
         let upper = Upper {
             dir: self.path("upper"),
-            work: self.path("work"),
+            work: self.fresh_work(),
         };
         Process {
             args: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
@@ -123,6 +134,16 @@ impl Bench {
     }
 
     pub(crate) fn attempt(&self, process: &Process) -> Result<Ran, ExecError> {
+        let mut process = process.clone();
+        let mounted = process.mounts.iter_mut().filter_map(|mount| match &mut mount.source {
+            MountSource::Rootfs { rootfs, .. } => Some(rootfs),
+            _ => None,
+        });
+        for rootfs in mounted.chain([&mut process.rootfs]) {
+            if let Rootfs::Overlay { upper: Some(upper), .. } = rootfs {
+                upper.work = self.fresh_work();
+            }
+        }
         let (sender, mut receiver) = mpsc::channel::<OutputChunk>(16);
         self.runtime.block_on(async {
             let collect = async {
@@ -132,7 +153,7 @@ impl Bench {
                 }
                 texts.map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
             };
-            let run = self.executor.run(process, sender, CancellationToken::new());
+            let run = self.executor.run(&process, sender, CancellationToken::new());
             let (report, [printed, said]) = tokio::join!(run, collect);
             report.map(|report| Ran { report, printed, said })
         })

@@ -120,6 +120,42 @@ fn wait_for(condition: impl Fn() -> bool) {
     }
 }
 
+/// Id, state and parent of every process.
+fn processes() -> Vec<(u32, char, u32)> {
+    let stats = fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| fs::read_to_string(entry.unwrap().path().join("stat")).ok());
+    let parse = |stat: String| {
+        let id = stat.split(' ').next()?.parse().ok()?;
+        let mut rest = stat.rsplit(") ").next()?.split(' ');
+        Some((id, rest.next()?.chars().next()?, rest.next()?.parse().ok()?))
+    };
+    stats.filter_map(parse).collect()
+}
+
+fn children_of(parent: u32) -> Vec<u32> {
+    let children = processes().into_iter().filter(|(_, _, of)| *of == parent);
+    children.map(|(id, _, _)| id).collect()
+}
+
+/// Sandboxes wait for their steps; this one, and the process that made it, is killed before a step comes.
+pub(crate) fn killing_what_waits_for_a_step_costs_no_step() {
+    let bench = Bench::new();
+    let before = children_of(std::process::id());
+    bench.check("echo one", "one\n");
+    let keepers = children_of(std::process::id());
+    let keeper = *keepers.iter().find(|id| !before.contains(id)).unwrap();
+    let waiting = children_of(keeper);
+    assert!(!waiting.is_empty(), "a sandbox waits for the next step");
+    let pid = rustix::process::Pid::from_raw(i32::try_from(keeper).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    wait_for(|| {
+        let alive = |id: &u32| processes().iter().any(|(other, state, _)| other == id && *state != 'Z');
+        !waiting.iter().chain([&keeper]).any(alive)
+    });
+    bench.check("echo two", "two\n");
+}
+
 pub(crate) fn no_mount_and_no_control_group_is_left() {
     let bench = Bench::new();
     bench.check("mkdir /tmp/x", "");
@@ -131,5 +167,6 @@ pub(crate) fn no_mount_and_no_control_group_is_left() {
     assert!(cancel_after_first_output(&bench, &process).is_err());
     let name = bench.dir.path().file_name().unwrap().to_string_lossy().into_owned();
     assert!(!fs::read_to_string("/proc/self/mountinfo").unwrap().contains(&name));
+    bench.runtime.block_on(bench.executor.finish());
     assert_eq!(groups_of(std::process::id()), Vec::<String>::new());
 }

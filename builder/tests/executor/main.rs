@@ -134,6 +134,10 @@ const TESTS: &[Test] = &[
         ends::a_killed_engine_takes_its_steps_along,
     ),
     (
+        "killing_what_waits_for_a_step_costs_no_step",
+        ends::killing_what_waits_for_a_step_costs_no_step,
+    ),
+    (
         "no_mount_and_no_control_group_is_left",
         ends::no_mount_and_no_control_group_is_left,
     ),

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use builder::event::{EventLog, StepNumber};
+use builder::event::EventLog;
 use builder::host::Clock;
 use builder::request::{BuildError, NoCache};
 use builder::solve::flight::Flights;
 use builder::solve::ledger::Ledger;
-use builder::solve::{self, Inputs, Output, Results, Solve, Work};
+use builder::solve::{self, Inputs, Output, Results, Run, Solve, Work};
 use builder::stack::{Layer, Stack};
 use cache::records::RecordStore;
 use cache::store::{Options, Store};
@@ -198,17 +198,14 @@ impl Work for Script {
         async { Ok(Vec::new()) }.boxed()
     }
 
-    fn run<'a>(
-        &'a self,
-        id: VertexId,
-        inputs: &'a Inputs,
-        _step: StepNumber,
-        cancel: &CancellationToken,
-    ) -> BoxFuture<'a, Result<Layer, BuildError>> {
-        let cancel = cancel.clone();
+    fn run<'a>(&'a self, id: VertexId, inputs: &'a Inputs, run: &Run) -> BoxFuture<'a, Result<Layer, BuildError>> {
+        let Run { cancel, transcript, .. } = run.clone();
         async move {
             let name = self.definition.vertex(id).name.clone();
             self.ran.lock().unwrap().push(name.clone());
+            if let Some(transcript) = transcript {
+                transcript.say(1, format!("{name} prints\n").into());
+            }
             if let Some(gate) = &self.gate {
                 tokio::select! {
                     () = gate.notified() => {}

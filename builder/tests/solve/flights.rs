@@ -4,10 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use builder::event::StepNumber;
 use builder::request::{Blame, BuildError, NoCache};
 use builder::solve::{self, Output, Solve};
+use futures_util::StreamExt;
 use futures_util::future::join_all;
 use proto::definition::VertexId;
+use proto::v1::Finished;
+use proto::v1::event::Kind;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
@@ -63,17 +67,75 @@ impl Field {
     }
 
     async fn start(&self) -> Gated {
+        self.start_with(NoCache::Off).await
+    }
+
+    async fn start_with(&self, no_cache: NoCache) -> Gated {
         let script = Arc::new(Script {
             gate: Some(Arc::clone(&self.gate)),
             fails: self.fails.then_some(self.target),
             ..script(&self.graph, &[])
         });
-        let solve = self.bench.solve(&script, NoCache::Off);
+        let solve = self.bench.solve(&script, no_cache);
         let (build, target) = (solve.clone(), self.target);
         let running = tokio::spawn(async move { solve::run(&build, &[target]).await });
         settle().await;
         Gated { script, solve, running }
     }
+}
+
+/// What a build that has ended was told.
+async fn told(solve: &Solve) -> Vec<String> {
+    solve.events.publish(Kind::Finished(Finished { outcome: None }));
+    let events: Vec<_> = solve.events.read_from(0).collect().await;
+    let line = |kind| match kind {
+        Kind::StepStarted(started) => Some(format!("{} {}", started.step, started.name)),
+        Kind::StepLog(log) => Some(format!(
+            "{} {}",
+            log.step,
+            String::from_utf8(log.data).unwrap().trim_end()
+        )),
+        Kind::StepFinished(finished) => Some(format!("{} {}", finished.step, finished.status().as_str_name())),
+        _ => None,
+    };
+    events
+        .into_iter()
+        .filter_map(|event| event.kind)
+        .filter_map(line)
+        .filter(|line| !line.starts_with("1 "))
+        .collect()
+}
+
+#[tokio::test]
+async fn who_waits_for_the_step_of_another_build_sees_what_it_prints() {
+    let field = Field::new(false);
+    let (first, second) = (field.start().await, field.start().await);
+    assert_eq!(second.solve.events.log_tail(StepNumber(2), 9), ["RUN slow prints"]);
+    first.solve.cancel.cancel();
+    assert!(first.ended().await.is_err());
+    let third = field.start().await;
+    field.gate.notify_one();
+    for build in [second, third] {
+        let solve = build.solve.clone();
+        assert_eq!(build.ran(), 0);
+        build.ended().await.unwrap();
+        assert_eq!(told(&solve).await, ["2 RUN slow", "2 RUN slow prints", "2 CACHED"]);
+    }
+}
+
+#[tokio::test]
+async fn who_has_to_run_a_step_again_sees_its_own_run_only() {
+    let field = Field::new(false);
+    let first = field.start().await;
+    let second = field.start_with(NoCache::All).await;
+    assert_eq!(second.solve.events.log_tail(StepNumber(2), 9), [""; 0]);
+    field.gate.notify_one();
+    first.ended().await.unwrap();
+    settle().await;
+    field.gate.notify_one();
+    let solve = second.solve.clone();
+    second.ended().await.unwrap();
+    assert_eq!(told(&solve).await, ["2 RUN slow", "2 DONE"]);
 }
 
 #[tokio::test]
