@@ -1,15 +1,22 @@
 //! Blobs in memory: the second implementation, for tests and for work that must leave nothing.
 
 use std::collections::HashMap;
-use std::io::Cursor;
+use std::io::{self, Cursor, Read, Seek, SeekFrom};
 use std::sync::{Arc, Mutex};
 
-use proto::digest::Digest;
+use proto::digest::{ContentDigest, Digest};
 
+use super::verified::Stored;
 use super::{BlobError, BlobStore, Ingest, Sink, VerifiedReader};
 use crate::durable::{WriteError, lock};
 
-type Blobs = Arc<Mutex<HashMap<Digest, Arc<[u8]>>>>;
+type Blobs = Arc<Mutex<HashMap<Digest, Kept>>>;
+
+#[derive(Debug, Clone)]
+struct Kept {
+    bytes: Arc<[u8]>,
+    check: Option<ContentDigest>,
+}
 
 /// Blobs that end with the process.
 #[derive(Debug, Clone, Default)]
@@ -18,9 +25,12 @@ pub struct MemoryBlobs {
 }
 
 impl MemoryBlobs {
-    /// Puts `bytes` where the blob `digest` is, true or not: how tests damage a blob.
+    /// Puts `bytes` where the blob `digest` is, true or not, and leaves its check digest as it was: how tests damage a blob.
     pub fn overwrite(&self, digest: Digest, bytes: &[u8]) {
-        lock(&self.blobs).insert(digest, bytes.into());
+        let mut blobs = lock(&self.blobs);
+        let check = blobs.get(&digest).and_then(|kept| kept.check);
+        let bytes = bytes.into();
+        blobs.insert(digest, Kept { bytes, check });
     }
 }
 
@@ -35,9 +45,44 @@ impl Sink for MemorySink {
         Ok(())
     }
 
-    fn publish(self: Box<Self>, digest: Digest) -> Result<(), WriteError> {
-        lock(&self.blobs).insert(digest, self.bytes.into());
+    fn publish(self: Box<Self>, digest: Digest, check: ContentDigest) -> Result<(), WriteError> {
+        let bytes = self.bytes.into();
+        let check = Some(check);
+        lock(&self.blobs).insert(digest, Kept { bytes, check });
         Ok(())
+    }
+}
+
+/// A blob as it was when it was opened.
+struct Opened {
+    bytes: Cursor<Arc<[u8]>>,
+    check: Option<ContentDigest>,
+    digest: Digest,
+    blobs: Blobs,
+}
+
+impl Stored for Opened {
+    fn check(&self) -> Option<ContentDigest> {
+        self.check
+    }
+
+    fn set_check(&mut self, check: ContentDigest) {
+        self.check = Some(check);
+        if let Some(kept) = lock(&self.blobs).get_mut(&self.digest) {
+            kept.check = Some(check);
+        }
+    }
+}
+
+impl Read for Opened {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.bytes.read(buffer)
+    }
+}
+
+impl Seek for Opened {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.bytes.seek(to)
     }
 }
 
@@ -50,7 +95,7 @@ impl BlobStore for MemoryBlobs {
     }
 
     fn open(&self, digest: Digest) -> Result<Option<VerifiedReader>, BlobError> {
-        let Some(bytes) = lock(&self.blobs).get(&digest).cloned() else {
+        let Some(Kept { bytes, check }) = lock(&self.blobs).get(&digest).cloned() else {
             return Ok(None);
         };
         let blobs = Arc::clone(&self.blobs);
@@ -58,16 +103,22 @@ impl BlobStore for MemoryBlobs {
             lock(&blobs).remove(&digest);
         };
         let size = bytes.len() as u64;
+        let opened = Opened {
+            bytes: Cursor::new(bytes),
+            check,
+            digest,
+            blobs: Arc::clone(&self.blobs),
+        };
         Ok(Some(VerifiedReader::new(
             digest,
             size,
-            Box::new(Cursor::new(bytes)),
+            Box::new(opened),
             Box::new(set_aside),
         )))
     }
 
     fn size(&self, digest: Digest) -> Result<Option<u64>, BlobError> {
-        Ok(lock(&self.blobs).get(&digest).map(|bytes| bytes.len() as u64))
+        Ok(lock(&self.blobs).get(&digest).map(|kept| kept.bytes.len() as u64))
     }
 
     fn remove(&self, digest: Digest) -> Result<bool, BlobError> {
