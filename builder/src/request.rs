@@ -12,6 +12,7 @@ use proto::platform::Platform;
 use proto::reference::Reference;
 use proto::v1;
 
+use crate::layer::compress::Recipe;
 use crate::platforms::{self, Shape};
 use crate::sources::Source;
 
@@ -108,10 +109,14 @@ pub enum Output {
 }
 
 /// How layers leave the store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Encoding {
-    /// Compression of layers that this build made; layers of the base keep theirs.
-    pub compression: Compression,
+    /// How layers that this build made are compressed; layers of the base keep what they have.
+    pub recipe: Recipe,
+    /// Whether the level was asked for: a form of another one will not do.
+    pub exact: bool,
+    /// Layers of the base too, if they are in another compression.
+    pub force_compression: bool,
     /// Lower times after the source date epoch to it.
     pub rewrite_timestamp: bool,
 }
@@ -372,10 +377,7 @@ impl Output {
         Self::Image {
             push: false,
             names: Vec::new(),
-            encoding: Encoding {
-                compression: Compression::Gzip,
-                rewrite_timestamp: false,
-            },
+            encoding: Encoding::default(),
         }
     }
 }
@@ -431,11 +433,32 @@ fn host_from_wire(text: &str) -> Result<(String, String), RequestError> {
     Ok((name.to_owned(), address.to_owned()))
 }
 
+impl Encoding {
+    /// The compression `name` at its default level, or gzip.
+    ///
+    /// # Errors
+    /// Unknown names.
+    pub fn named(name: &str) -> Result<Self, RequestError> {
+        Ok(Self {
+            recipe: recipe(name, None)?,
+            ..Self::default()
+        })
+    }
+}
+
+/// The recipe for a compression by its name, and a level of it.
+///
+/// # Errors
+/// Unknown names, and levels that the compression does not have.
+fn recipe(name: &str, level: Option<i32>) -> Result<Recipe, RequestError> {
+    Recipe::new(compression(name)?, level).map_err(|error| RequestError(error.to_string()))
+}
+
 /// How layers leave the store, by its name; gzip if it has none.
 ///
 /// # Errors
 /// Unknown names.
-pub fn compression(text: &str) -> Result<Compression, RequestError> {
+fn compression(text: &str) -> Result<Compression, RequestError> {
     match text {
         "" | "gzip" => Ok(Compression::Gzip),
         "zstd" => Ok(Compression::Zstd),
@@ -454,14 +477,18 @@ fn output_from_wire(output: v1::Output) -> Result<Output, RequestError> {
             push: image.push,
             names: references_from_wire(&image.names)?,
             encoding: Encoding {
-                compression: compression(&image.compression)?,
+                recipe: recipe(&image.compression, image.compression_level)?,
+                exact: image.compression_level.is_some(),
+                force_compression: image.force_compression,
                 rewrite_timestamp: image.rewrite_timestamp,
             },
         }),
         Some(Kind::Oci(oci)) => Ok(Output::Oci {
             names: references_from_wire(&oci.names)?,
             encoding: Encoding {
-                compression: compression(&oci.compression)?,
+                recipe: recipe(&oci.compression, oci.compression_level)?,
+                exact: oci.compression_level.is_some(),
+                force_compression: oci.force_compression,
                 rewrite_timestamp: oci.rewrite_timestamp,
             },
         }),

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::{exec, file};
 use crate::build::Job;
 use crate::event::StepNumber;
+use crate::export::early::Early;
 use crate::images::ResolvedImage;
 use crate::plan::{Context, Planned};
 use crate::request::{BuildError, Place};
@@ -33,6 +34,7 @@ pub struct BuildWork {
     contexts: HashMap<String, Arc<Context>>,
     sources: HashMap<VertexId, Stack>,
     source: Arc<SourceFile>,
+    early: Arc<Early>,
 }
 
 /// Where files are taken from.
@@ -45,10 +47,11 @@ pub enum FilesOf {
 }
 
 impl BuildWork {
-    /// The ops of `planned`.
+    /// The ops of `planned`; `early` is told of results.
     #[must_use]
-    pub fn new(job: &Job, planned: &Planned) -> Self {
+    pub fn new(job: &Job, planned: &Planned, early: &Arc<Early>) -> Self {
         Self {
+            early: Arc::clone(early),
             job: job.clone(),
             definition: Arc::clone(&planned.definition),
             images: planned.images.clone(),
@@ -185,5 +188,9 @@ impl Work for BuildWork {
             return true;
         };
         self.job.host.layers.is_local(layer, chain)
+    }
+
+    fn made(&self, id: VertexId, stack: &Stack) {
+        self.early.made(id, stack);
     }
 }
