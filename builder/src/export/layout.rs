@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 
-use cache::blob::BlobStore;
+use cache::blob::{BlobStore, VerifiedReader};
 use cache::store::Store;
 use proto::digest::Digest;
 use proto::oci::{Descriptor, Index, json, media_type};
@@ -106,12 +106,12 @@ fn write_tar(
                     .iter()
                     .find(|(layer, _)| *layer == digest)
                     .map_or(0, |(_, size)| *size);
-                let reader = store
-                    .blobs()
-                    .open(digest)
-                    .map_err(|error| io::Error::other(error.to_string()))?;
-                let reader = reader.ok_or_else(|| io::Error::other(cache::blob::Damaged(digest)))?;
-                blob(&mut tar, &name, size, reader)?;
+                let open = || {
+                    let reader = store.blobs().open(digest);
+                    let reader = reader.map_err(|error| io::Error::other(error.to_string()))?;
+                    reader.ok_or_else(|| io::Error::other(cache::blob::Damaged(digest)))
+                };
+                blob(&mut tar, &name, size, &open)?;
             }
         }
     }
@@ -142,13 +142,18 @@ fn file(tar: &mut tar::Builder<&mut Chunks>, name: &str, bytes: &[u8]) -> io::Re
 }
 
 /// A member that does not pass through the buffers of a tar writer.
-fn blob(tar: &mut tar::Builder<&mut Chunks>, name: &str, size: u64, mut bytes: impl Read) -> io::Result<()> {
+fn blob(
+    tar: &mut tar::Builder<&mut Chunks>,
+    name: &str,
+    size: u64,
+    open: &dyn Fn() -> io::Result<VerifiedReader>,
+) -> io::Result<()> {
     let mut header = header(tar::EntryType::Regular, 0o444, size);
     header.set_path(name)?;
     header.set_cksum();
     tar.append(&header, io::empty())?;
     let sink = tar.get_mut();
-    let sent = sink.send_all(&mut bytes)?;
+    let sent = sink.send_blob(open)?;
     if sent != size {
         return Err(io::Error::other(format!("`{name}` has {sent} bytes instead of {size}")));
     }

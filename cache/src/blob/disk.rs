@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use proto::digest::{ContentDigest, Digest};
@@ -74,6 +75,10 @@ impl Stored for BlobFile {
         // Whatever speaks against having it, SHA-256 is compared instead.
         let length = rustix::fs::fgetxattr(&self.0, CHECK, &mut bytes).ok()?;
         (length == bytes.len()).then(|| ContentDigest::from_bytes(bytes))
+    }
+
+    fn file(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.0.as_fd())
     }
 
     fn set_check(&mut self, check: ContentDigest) {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, Cursor, Read, Seek, SeekFrom};
+use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex};
 
 use proto::digest::{ContentDigest, Digest};
@@ -64,6 +65,10 @@ struct Opened {
 impl Stored for Opened {
     fn check(&self) -> Option<ContentDigest> {
         self.check
+    }
+
+    fn file(&self) -> Option<BorrowedFd<'_>> {
+        None
     }
 
     fn set_check(&mut self, check: ContentDigest) {

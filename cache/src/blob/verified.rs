@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::io::{self, Read, Seek, SeekFrom};
+use std::os::fd::BorrowedFd;
 
 use proto::digest::{ContentDigest, Digest, Hasher};
 
@@ -19,6 +20,9 @@ const PIECE_BYTES: usize = 256 << 10;
 pub trait Stored: Read + Seek + Send {
     /// The check digest that is kept beside the bytes.
     fn check(&self) -> Option<ContentDigest>;
+
+    /// The file that holds the bytes, if one does.
+    fn file(&self) -> Option<BorrowedFd<'_>>;
 
     /// Keeps another one. A place that cannot may lose it.
     fn set_check(&mut self, check: ContentDigest);
@@ -85,6 +89,12 @@ impl VerifiedReader {
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
         self.size_bytes
+    }
+
+    /// The file that holds the bytes, if one does. Its position is the reader's.
+    #[must_use]
+    pub fn file(&self) -> Option<BorrowedFd<'_>> {
+        self.source.file()
     }
 
     fn bad(&mut self) -> io::Error {
