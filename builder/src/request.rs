@@ -13,6 +13,7 @@ use proto::reference::Reference;
 use proto::v1;
 
 use crate::layer::compress::Recipe;
+use crate::layers::encode::Wanted;
 use crate::platforms::{self, Shape};
 use crate::sources::Source;
 
@@ -111,10 +112,8 @@ pub enum Output {
 /// How layers leave the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Encoding {
-    /// How layers that this build made are compressed; layers of the base keep what they have.
-    pub recipe: Recipe,
-    /// Whether the level was asked for: a form of another one will not do.
-    pub exact: bool,
+    /// The form of layers that this build made, exact if a level was asked for; layers of the base keep theirs.
+    pub form: Wanted,
     /// Layers of the base too, if they are in another compression.
     pub force_compression: bool,
     /// Lower times after the source date epoch to it.
@@ -440,18 +439,20 @@ impl Encoding {
     /// Unknown names.
     pub fn named(name: &str) -> Result<Self, RequestError> {
         Ok(Self {
-            recipe: recipe(name, None)?,
+            form: form(name, None)?,
             ..Self::default()
         })
     }
 }
 
-/// The recipe for a compression by its name, and a level of it.
+/// The form of a compression by its name, and a level of it.
 ///
 /// # Errors
 /// Unknown names, and levels that the compression does not have.
-fn recipe(name: &str, level: Option<i32>) -> Result<Recipe, RequestError> {
-    Recipe::new(compression(name)?, level).map_err(|error| RequestError(error.to_string()))
+fn form(name: &str, level: Option<i32>) -> Result<Wanted, RequestError> {
+    let recipe = Recipe::new(compression(name)?, level).map_err(|error| RequestError(error.to_string()))?;
+    let exact = level.is_some();
+    Ok(Wanted { recipe, exact })
 }
 
 /// How layers leave the store, by its name; gzip if it has none.
@@ -477,8 +478,7 @@ fn output_from_wire(output: v1::Output) -> Result<Output, RequestError> {
             push: image.push,
             names: references_from_wire(&image.names)?,
             encoding: Encoding {
-                recipe: recipe(&image.compression, image.compression_level)?,
-                exact: image.compression_level.is_some(),
+                form: form(&image.compression, image.compression_level)?,
                 force_compression: image.force_compression,
                 rewrite_timestamp: image.rewrite_timestamp,
             },
@@ -486,8 +486,7 @@ fn output_from_wire(output: v1::Output) -> Result<Output, RequestError> {
         Some(Kind::Oci(oci)) => Ok(Output::Oci {
             names: references_from_wire(&oci.names)?,
             encoding: Encoding {
-                recipe: recipe(&oci.compression, oci.compression_level)?,
-                exact: oci.compression_level.is_some(),
+                form: form(&oci.compression, oci.compression_level)?,
                 force_compression: oci.force_compression,
                 rewrite_timestamp: oci.rewrite_timestamp,
             },

@@ -1,4 +1,5 @@
 //! How layers leave the store: levels, compressions that are forced on the base, and large layers that go as files.
+#![expect(clippy::unwrap_used, reason = "all of this is part of tests")]
 
 use std::process::Stdio;
 

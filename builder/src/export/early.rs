@@ -13,7 +13,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::build::Job;
 use crate::layers::Layers;
-use crate::layers::encode::{Urgency, Wanted};
+use crate::layers::encode::{Order, Urgency, Wanted};
 use crate::plan::Planned;
 use crate::platforms::Shape;
 use crate::request::{BuildRequest, Output};
@@ -66,7 +66,11 @@ impl Early {
         for wanted in &self.wanted {
             let (layers, stack, wanted, cancel) = (self.layers.clone(), stack.clone(), *wanted, self.cancel.clone());
             tasks.spawn(async move {
-                let made = layers.encode(&stack, index, wanted, Urgency::Early, &cancel).await;
+                let order = Order {
+                    urgency: Urgency::Early,
+                    cancel: &cancel,
+                };
+                let made = layers.encode(&stack, index, wanted, order).await;
                 if let Err(error) = made {
                     tracing::debug!(%error, "a layer was not compressed early");
                 }
@@ -92,12 +96,9 @@ fn wanted(outputs: &[Output], indexed: bool) -> Vec<Wanted> {
             Output::Image { push, encoding, .. } if *push || indexed => encoding,
             Output::Image { .. } | Output::Files { .. } => continue,
         };
-        let wanted = Wanted {
-            recipe: encoding.recipe,
-            exact: encoding.exact,
-        };
-        if encoding.recipe.compression() != Compression::None && !all.contains(&wanted) {
-            all.push(wanted);
+        let form = encoding.form;
+        if form.recipe.compression() != Compression::None && !all.contains(&form) {
+            all.push(form);
         }
     }
     all
@@ -122,7 +123,10 @@ mod tests {
 
     fn encoding(compression: Compression) -> Encoding {
         Encoding {
-            recipe: Recipe::new(compression, None).unwrap(),
+            form: Wanted {
+                recipe: Recipe::new(compression, None).unwrap(),
+                exact: false,
+            },
             ..Encoding::default()
         }
     }

@@ -12,7 +12,7 @@ use crate::blocking;
 use crate::build::Job;
 use crate::event::StepNumber;
 use crate::fetch;
-use crate::layers::encode::{Urgency, Wanted};
+use crate::layers::encode::{Order, Urgency, Wanted};
 use crate::request::{BuildError, Encoding};
 use crate::stack::{Layer, Origin, Stack};
 
@@ -109,7 +109,7 @@ fn kept_form(image: &Settled, index: usize, encoding: Encoding) -> Option<Descri
         return None;
     }
     let form = layer.info.forms.first()?;
-    let is_as_wanted = Compression::of_media_type(&form.media_type) == Some(encoding.recipe.compression());
+    let is_as_wanted = Compression::of_media_type(&form.media_type) == Some(encoding.form.recipe.compression());
     (!encoding.force_compression || is_as_wanted).then(|| form.clone())
 }
 
@@ -128,12 +128,14 @@ async fn encoded(
         fetch::blob(&layer.origin, form, job, step).await?;
     }
     let wanted = Wanted {
-        recipe: encoding.recipe,
-        exact: encoding.exact || image.is_dated,
+        recipe: encoding.form.recipe,
+        exact: encoding.form.exact || image.is_dated,
     };
-    layers
-        .encode(&image.stack, index, wanted, Urgency::Awaited, &job.cancel)
-        .await
+    let order = Order {
+        urgency: Urgency::Awaited,
+        cancel: &job.cancel,
+    };
+    layers.encode(&image.stack, index, wanted, order).await
 }
 
 /// Docker's media types of base layers are said in OCI's words; the bytes are the same.

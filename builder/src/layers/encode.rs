@@ -38,12 +38,21 @@ const PLACES: u32 = 4;
 const NICENESS: i32 = 5;
 
 /// The form that somebody wants of a layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Wanted {
     /// How it is made, if it has to be.
     pub recipe: Recipe,
     /// Whether one that was made in another way, or nobody knows how, will not do: equal builds shall give equal bytes.
     pub exact: bool,
+}
+
+/// How a form is made.
+#[derive(Debug, Clone, Copy)]
+pub struct Order<'a> {
+    /// For whom.
+    pub urgency: Urgency,
+    /// Ends it.
+    pub cancel: &'a CancellationToken,
 }
 
 /// For whom a form is made.
@@ -55,11 +64,14 @@ pub enum Urgency {
     Early,
 }
 
+/// Who makes a form has it locked.
+type Flight = tokio::sync::Mutex<()>;
+
 /// What encodes at the moment, over all builds.
 #[derive(Debug)]
 pub(super) struct Encoders {
     /// Forms that are being made, by layer and recipe; those who have one by the hand keep it alive.
-    flights: Mutex<HashMap<(DiffId, Recipe), Weak<tokio::sync::Mutex<()>>>>,
+    flights: Mutex<HashMap<(DiffId, Recipe), Weak<Flight>>>,
     places: Arc<Semaphore>,
     early: Arc<Semaphore>,
 }
@@ -82,7 +94,7 @@ struct Turn {
 }
 
 impl Encoders {
-    fn flight(&self, diff_id: DiffId, recipe: Recipe) -> Arc<tokio::sync::Mutex<()>> {
+    fn flight(&self, diff_id: DiffId, recipe: Recipe) -> Arc<Flight> {
         let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(flight) = flights.get(&(diff_id, recipe)).and_then(Weak::upgrade) {
             return flight;
@@ -104,9 +116,9 @@ impl Layers {
         stack: &Stack,
         index: usize,
         wanted: Wanted,
-        urgency: Urgency,
-        cancel: &CancellationToken,
+        order: Order<'_>,
     ) -> Result<Descriptor, BuildError> {
+        let Order { urgency, cancel } = order;
         let info = &stack.layers()[index].info;
         if let Some(form) = self.form_as(info, wanted) {
             return Ok(form);
