@@ -137,13 +137,14 @@ fn compress_and_back() {
         layer.extend(fs::read(folder.path().join(format!("m{number}.bin"))).unwrap());
     }
     for form in [Compression::None, Compression::Gzip, Compression::Zstd] {
+        let recipe = compress::Recipe::new(form, None).unwrap();
         for threads in [1, 4] {
             report(&format!("64 MiB to {form:?}, {threads} threads"), 3, || {
-                black_box(compress::compress(layer.as_slice(), form, None, threads, &mut std::io::sink()).unwrap());
+                black_box(compress::compress(layer.as_slice(), recipe, threads, &mut std::io::sink()).unwrap());
             });
         }
         let mut packed = Vec::new();
-        compress::compress(layer.as_slice(), form, None, 4, &mut packed).unwrap();
+        compress::compress(layer.as_slice(), recipe, 4, &mut packed).unwrap();
         report(&format!("64 MiB from {form:?}"), 3, || {
             let mut plain = compress::decompress(packed.as_slice(), form, &Limits::default()).unwrap();
             black_box(std::io::copy(&mut plain, &mut std::io::sink()).unwrap());

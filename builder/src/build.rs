@@ -13,7 +13,9 @@ use proto::v1;
 use tokio_util::sync::CancellationToken;
 
 use crate::event::{EventLog, StepEnd, StepNumber};
-use crate::export::{self, bundle::Made};
+use crate::export;
+use crate::export::bundle::Made;
+use crate::export::early::Early;
 use crate::fetch;
 use crate::host::Host;
 use crate::images;
@@ -269,10 +271,22 @@ fn check_entitlements(request: &BuildRequest, session: &Session, for_others: &En
 }
 
 async fn solve_and_export(request: &BuildRequest, running: &Running, job: &Job) -> Result<v1::Success, BuildError> {
+    let early = Arc::new(Early::new(request, &running.planned, job));
+    let result = solve_then_export(request, running, &early, job).await;
+    early.finish().await;
+    result
+}
+
+async fn solve_then_export(
+    request: &BuildRequest,
+    running: &Running,
+    early: &Arc<Early>,
+    job: &Job,
+) -> Result<v1::Success, BuildError> {
     let planned = &running.planned;
     let solve = Solve {
         definition: Arc::clone(&planned.definition),
-        work: Arc::new(BuildWork::new(job, planned, &running.ledger)),
+        work: Arc::new(BuildWork::new(job, planned, &running.ledger, early)),
         store: Arc::clone(&job.host.store),
         lease: Arc::clone(&job.lease),
         flights: job.host.flights.clone(),

@@ -13,6 +13,8 @@ use proto::reference::Reference;
 use proto::v1;
 
 use crate::context::ContextModes;
+use crate::layer::compress::Recipe;
+use crate::layers::encode::Wanted;
 use crate::platforms::{self, Shape};
 use crate::sources::Source;
 
@@ -111,10 +113,12 @@ pub enum Output {
 }
 
 /// How layers leave the store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Encoding {
-    /// Compression of layers that this build made; layers of the base keep theirs.
-    pub compression: Compression,
+    /// The form of layers that this build made, exact if a level was asked for; layers of the base keep theirs.
+    pub form: Wanted,
+    /// Layers of the base too, if they are in another compression.
+    pub force_compression: bool,
     /// Lower times after the source date epoch to it.
     pub rewrite_timestamp: bool,
 }
@@ -378,10 +382,7 @@ impl Output {
         Self::Image {
             push: false,
             names: Vec::new(),
-            encoding: Encoding {
-                compression: Compression::Gzip,
-                rewrite_timestamp: false,
-            },
+            encoding: Encoding::default(),
         }
     }
 }
@@ -437,11 +438,34 @@ fn host_from_wire(text: &str) -> Result<(String, String), RequestError> {
     Ok((name.to_owned(), address.to_owned()))
 }
 
+impl Encoding {
+    /// The compression `name` at its default level, or gzip.
+    ///
+    /// # Errors
+    /// Unknown names.
+    pub fn named(name: &str) -> Result<Self, RequestError> {
+        Ok(Self {
+            form: form(name, None)?,
+            ..Self::default()
+        })
+    }
+}
+
+/// The form of a compression by its name, and a level of it.
+///
+/// # Errors
+/// Unknown names, and levels that the compression does not have.
+fn form(name: &str, level: Option<i32>) -> Result<Wanted, RequestError> {
+    let recipe = Recipe::new(compression(name)?, level).map_err(|error| RequestError(error.to_string()))?;
+    let exact = level.is_some();
+    Ok(Wanted { recipe, exact })
+}
+
 /// How layers leave the store, by its name; gzip if it has none.
 ///
 /// # Errors
 /// Unknown names.
-pub fn compression(text: &str) -> Result<Compression, RequestError> {
+fn compression(text: &str) -> Result<Compression, RequestError> {
     match text {
         "" | "gzip" => Ok(Compression::Gzip),
         "zstd" => Ok(Compression::Zstd),
@@ -460,14 +484,16 @@ fn output_from_wire(output: v1::Output) -> Result<Output, RequestError> {
             push: image.push,
             names: references_from_wire(&image.names)?,
             encoding: Encoding {
-                compression: compression(&image.compression)?,
+                form: form(&image.compression, image.compression_level)?,
+                force_compression: image.force_compression,
                 rewrite_timestamp: image.rewrite_timestamp,
             },
         }),
         Some(Kind::Oci(oci)) => Ok(Output::Oci {
             names: references_from_wire(&oci.names)?,
             encoding: Encoding {
-                compression: compression(&oci.compression)?,
+                form: form(&oci.compression, oci.compression_level)?,
+                force_compression: oci.force_compression,
                 rewrite_timestamp: oci.rewrite_timestamp,
             },
         }),

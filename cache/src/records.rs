@@ -8,7 +8,7 @@ use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex};
 
 use prost::Message;
-use proto::digest::{ContentDigest, DiffId};
+use proto::digest::{ContentDigest, DiffId, Digest};
 use proto::oci::Descriptor;
 use proto::record::{Alias, CacheKey, CacheRecord, MissReason, Preimage};
 use proto::v1;
@@ -100,11 +100,56 @@ impl DiskRecords {
     /// Forms of a layer that became known after its records were written.
     #[must_use]
     pub fn forms(&self, diff_id: DiffId) -> Vec<Descriptor> {
+        self.read_forms(diff_id).0
+    }
+
+    /// Blobs of a layer that were made in this store, and the recipes they were made by. A blob may have several: they gave
+    /// the same bytes.
+    #[must_use]
+    pub fn made_forms(&self, diff_id: DiffId) -> Vec<(Digest, String)> {
+        self.read_forms(diff_id).1
+    }
+
+    /// As [`RecordStore::add_form`], for a form that was made by `recipe`.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn add_made_form(&self, diff_id: DiffId, form: &Descriptor, recipe: &str) -> Result<(), WriteError> {
+        self.add(diff_id, form, Some(recipe))
+    }
+
+    fn read_forms(&self, diff_id: DiffId) -> (Vec<Descriptor>, Vec<(Digest, String)>) {
         let parse = |payload: Vec<u8>| {
-            let forms = v1::StoredForms::decode(payload.as_slice()).ok()?.forms;
-            forms.into_iter().map(|form| Descriptor::try_from(form).ok()).collect()
+            let stored = v1::StoredForms::decode(payload.as_slice()).ok()?;
+            let forms = stored.forms.into_iter().map(|form| Descriptor::try_from(form).ok());
+            let made = stored.made.into_iter().map(|made| {
+                let digest = Digest::from_bytes(made.digest.try_into().ok()?);
+                Some((digest, made.recipe))
+            });
+            Some((forms.collect::<Option<_>>()?, made.collect::<Option<_>>()?))
         };
         sealed::read(&self.disk, &forms_name(diff_id), sealed::MAX_BYTES, parse).unwrap_or_default()
+    }
+
+    fn add(&self, diff_id: DiffId, form: &Descriptor, recipe: Option<&str>) -> Result<(), WriteError> {
+        let _one_at_a_time = lock(&self.writing);
+        let (mut forms, mut made) = self.read_forms(diff_id);
+        let is_known = !merge(&mut forms, vec![form.clone()]);
+        let recipe = recipe.map(|recipe| (form.digest, recipe.to_owned()));
+        let recipe = recipe.filter(|recipe| !made.contains(recipe));
+        if is_known && recipe.is_none() {
+            return Ok(());
+        }
+        made.extend(recipe);
+        let made = made.into_iter().map(|(digest, recipe)| v1::stored_forms::Made {
+            digest: digest.as_bytes().to_vec(),
+            recipe,
+        });
+        let stored = v1::StoredForms {
+            forms: forms.iter().map(v1::StoredForm::from).collect(),
+            made: made.collect(),
+        };
+        sealed::write(&self.disk, &forms_name(diff_id), stored.encode_to_vec(), Sync::Group)
     }
 
     /// What the definition key `key` led to last, for each key. What cannot be read is a miss.
@@ -216,14 +261,7 @@ impl RecordStore for DiskRecords {
     }
 
     fn add_form(&self, diff_id: DiffId, form: &Descriptor) -> Result<(), WriteError> {
-        let _one_at_a_time = lock(&self.writing);
-        let mut forms = self.forms(diff_id);
-        if !merge(&mut forms, vec![form.clone()]) {
-            return Ok(());
-        }
-        let forms = forms.iter().map(v1::StoredForm::from).collect();
-        let payload = v1::StoredForms { forms }.encode_to_vec();
-        sealed::write(&self.disk, &forms_name(diff_id), payload, Sync::Group)
+        self.add(diff_id, form, None)
     }
 
     fn remove(&self, key: CacheKey) -> Result<bool, WriteError> {

@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | `VERSION` | `rbuild store 1.0`, one line | nothing |
 //! | `lock` | process ID and start time of the owner, who has it locked (`flock`) | death of the owner |
-//! | `blobs/sha256/hh/<62 hex>` | the bytes of that SHA-256 | collection |
+//! | `blobs/sha256/hh/<62 hex>` | the bytes of that SHA-256; their check digest in the attribute `user.rbuild.blake3` | collection |
 //! | `trees/hh/<diff ID>` | `Tree`, sealed: what a layer changes | collection |
 //! | `records/hh/<key>` | `StoredRecord`, sealed | collection |
 //! | `aliases/hh/<key>` | `StoredAlias`, sealed: the content key that a definition key led to, and from which inputs | collection |
@@ -33,6 +33,25 @@
 //! **Sealed** means: the protobuf encoding (`proto/rbuild/v1/store.proto`, `tree.proto`), then 32 bytes of BLAKE3 over
 //! `rbuild store 1` NUL, the path of the file below the root, NUL, the encoding. A file with another checksum, or one whose
 //! message is refused, is moved to `quarantine/` and counts as absent.
+//!
+//! # Check digests
+//!
+//! A blob is named by its SHA-256, which takes a second for a large layer, and layers are read again and again: to unpack, to
+//! compress, to export, to push. So whoever writes a blob also computes BLAKE3 of the bytes, in the same pass, and keeps it as an
+//! extended attribute of the file (32 bytes) before the file gets its name; readers compare that. What this is worth:
+//!
+//! - *The same bytes were named and checked.* Both digests are computed from the buffers that are written, before the name is given. Bytes
+//!   with that check digest are the bytes of that name, as sure as BLAKE3 has no collisions: that is what records stand on already.
+//! - *It cannot belong to other bytes.* It is part of the file and not a file of its own: rename, group and removal treat both
+//!   as one, and no crash can leave one without the other but by losing it. A file that is written again is a new file.
+//! - *Damage is found as before.* A flipped bit, a torn or a shorter file, a block of another file: the check digest does not match. Then
+//!   the bytes are read a second time and both digests computed: the blob is whole if SHA-256 is its name and BLAKE3 that of what was
+//!   handed out. So a damaged attribute costs time and is written anew; it never damns a blob, and never saves one.
+//! - *Without it* (an older store, a copy without attributes, a file system that has none), SHA-256 is compared, as it always was,
+//!   and the check digest is kept for the next reader.
+//! - *Whoever can write it can write the blob.* The store is its owner's alone (0700), and who may change its files can change records as
+//!   well: no digest in the store is a defence against the store's owner. What comes from outside is compared with the SHA-256 that was
+//!   promised before it becomes a blob.
 //!
 //! # Versions
 //!
@@ -75,7 +94,9 @@
 //! - a cache mount was filled in `tmp/` and synced before it was renamed; what steps wrote to it afterwards may be torn, as on
 //!   any machine that loses power while a package manager works;
 //! - a blob that fails its digest all the same (a disk that lies, a flipped bit) is noticed by the read that would return its
-//!   last bytes, set aside, and made again. A blob that is written again replaces what was there.
+//!   last bytes, set aside, and made again. A blob that is written again replaces what was there;
+//! - a check digest is in the file's inode before its name is: a blob has it, or lost it, or has a wrong one, and each is dealt with
+//!   above.
 //!
 //! - `history/` and `builds/`: anything may be left of a file, also nothing. Its seal tells; it counts as absent; what is lost is
 //!   why a step ran, never a result.

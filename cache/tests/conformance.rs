@@ -225,3 +225,59 @@ fn later_forms_of_a_layer_show_in_its_records_once() {
         assert_eq!(records.lookup(&[record.key]), [Some(expected)]);
     });
 }
+
+#[test]
+fn a_blob_whose_check_digest_went_bad_is_read_and_gets_a_new_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("store");
+    let store = open(&root);
+    let digest = store.blobs().put(&[b'x'; 300_000]).unwrap();
+    store.commit_group().unwrap();
+    let file = fs::File::open(blob_path(&root, digest)).unwrap();
+    let attribute = "user.rbuild.blake3";
+    let check = || {
+        let mut check = [0; 32];
+        assert_eq!(rustix::fs::fgetxattr(&file, attribute, &mut check).unwrap(), 32);
+        check
+    };
+    let right = check();
+    assert_eq!(right, *blake3::hash(&[b'x'; 300_000]).as_bytes());
+    // Flipped, cut short, gone.
+    let mut flipped = right;
+    flipped[7] ^= 1;
+    for wrong in [Some(&flipped[..]), Some(&flipped[..9]), None] {
+        match wrong {
+            Some(wrong) => {
+                rustix::fs::fsetxattr(&file, attribute, wrong, rustix::fs::XattrFlags::empty()).unwrap();
+            }
+            None => rustix::fs::fremovexattr(&file, attribute).unwrap(),
+        }
+        assert_eq!(store.blobs().read(digest, 1 << 20).unwrap().unwrap(), [b'x'; 300_000]);
+        assert_eq!(check(), right, "{wrong:?}");
+    }
+}
+
+#[test]
+fn damaged_bytes_are_found_whatever_the_check_digest_says() {
+    let damaged_bytes = [b'y'; 300_000];
+    for check in [None, Some([0; 32]), Some(*blake3::hash(&[b'x'; 300_000]).as_bytes())] {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("store");
+        let store = open(&root);
+        let digest = store.blobs().put(&[b'x'; 300_000]).unwrap();
+        store.commit_group().unwrap();
+        let path = blob_path(&root, digest);
+        fs::write(&path, damaged_bytes).unwrap();
+        let file = fs::File::open(&path).unwrap();
+        match check {
+            Some(check) => {
+                let flags = rustix::fs::XattrFlags::empty();
+                rustix::fs::fsetxattr(&file, "user.rbuild.blake3", &check, flags).unwrap();
+            }
+            None => rustix::fs::fremovexattr(&file, "user.rbuild.blake3").unwrap(),
+        }
+        let error = std::io::copy(&mut store.blobs().open(digest).unwrap().unwrap(), &mut std::io::sink()).unwrap_err();
+        assert_eq!(damaged(&error), Some(digest));
+        assert!(store.blobs().was_damaged(digest));
+    }
+}

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use builder::layer::compress::Recipe;
+use proto::oci::Compression;
 use proto::reference::Reference;
 use proto::v1;
 use proto::v1::output::{FilesOutput, ImageOutput, Kind, OciOutput};
@@ -86,6 +88,8 @@ struct Attributes {
     tar: Option<bool>,
     push: Option<bool>,
     compression: Option<String>,
+    compression_level: Option<i32>,
+    force_compression: Option<bool>,
     rewrite_timestamp: Option<bool>,
     platform_split: Option<bool>,
 }
@@ -124,16 +128,39 @@ fn attributes(text: &str, fields: &[String]) -> Result<Attributes, Problem> {
             "rewrite-timestamp" => attributes.rewrite_timestamp = Some(values::boolean(key, value)?),
             "platform-split" => attributes.platform_split = Some(values::boolean(key, value)?),
             "compression" => attributes.compression = Some(compression(value)?),
+            "compression-level" => attributes.compression_level = Some(level(value)?),
+            "force-compression" => attributes.force_compression = Some(values::boolean(key, value)?),
             _ => {
-                return Err(
-                    Problem::usage(format!("--output: `{key}` in `{text}` is not supported")).help(
-                        "keys are type, dest, name, tar, push, compression, rewrite-timestamp and platform-split",
-                    ),
-                );
+                return Err(Problem::usage(format!("--output: `{key}` in `{text}` is not supported")).help(KEYS));
             }
         }
     }
     Ok(attributes)
+}
+
+const KEYS: &str = "keys are type, dest, name, tar, push, compression, compression-level, force-compression, \
+                    rewrite-timestamp and platform-split";
+
+/// A number; which ones there are depends on the compression.
+fn level(value: &str) -> Result<i32, Problem> {
+    let number = value.parse();
+    number.map_err(|_| {
+        Problem::usage(format!("--output: compression-level `{value}` is not a number"))
+            .help("levels are 0 to 12 for gzip and 0 to 22 for zstd")
+    })
+}
+
+/// Refuses a level that the compression does not have, before anything is built.
+fn check_level(compression: Option<&str>, level: Option<i32>) -> Result<(), Problem> {
+    let compression = match compression {
+        Some("uncompressed") => Compression::None,
+        Some("zstd") => Compression::Zstd,
+        _ => Compression::Gzip,
+    };
+    match Recipe::new(compression, level) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Problem::usage(format!("--output: {error}"))),
+    }
 }
 
 /// A normalised image name.
@@ -165,6 +192,8 @@ fn build(text: &str, attributes: Attributes) -> Result<Option<Output>, Problem> 
     let image_keys = [
         ("name", !attributes.names.is_empty()),
         ("compression", attributes.compression.is_some()),
+        ("compression-level", attributes.compression_level.is_some()),
+        ("force-compression", attributes.force_compression.is_some()),
         ("rewrite-timestamp", attributes.rewrite_timestamp.is_some()),
     ];
     let is_image = matches!(kind.as_str(), "image" | "registry" | "oci");
@@ -180,6 +209,7 @@ fn build(text: &str, attributes: Attributes) -> Result<Option<Output>, Problem> 
     if attributes.platform_split.is_some() && kind != "local" && kind != "tar" {
         return refuse("platform-split");
     }
+    check_level(attributes.compression.as_deref(), attributes.compression_level)?;
     let files = FilesOutput {
         platform_split: attributes.platform_split,
     };
@@ -214,6 +244,8 @@ fn image(kind: &str, attributes: Attributes) -> Output {
         kind: Kind::Image(ImageOutput {
             push: attributes.push.unwrap_or(kind == "registry"),
             compression: attributes.compression.unwrap_or_default(),
+            compression_level: attributes.compression_level,
+            force_compression: attributes.force_compression.unwrap_or(false),
             names: attributes.names,
             rewrite_timestamp: attributes.rewrite_timestamp.unwrap_or(false),
         }),
@@ -236,6 +268,8 @@ fn oci(text: &str, attributes: Attributes) -> Result<Output, Problem> {
         kind: Kind::Oci(OciOutput {
             tar,
             compression: attributes.compression.unwrap_or_default(),
+            compression_level: attributes.compression_level,
+            force_compression: attributes.force_compression.unwrap_or(false),
             names: attributes.names,
             rewrite_timestamp: attributes.rewrite_timestamp.unwrap_or(false),
         }),
@@ -317,6 +351,23 @@ mod tests {
     }
 
     #[test]
+    fn a_level_and_force_go_with_the_compression() {
+        let oci = |text| match parsed(text).kind {
+            Kind::Oci(oci) => (oci.compression, oci.compression_level, oci.force_compression),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(oci("type=oci,dest=a"), (String::new(), None, false));
+        assert_eq!(
+            oci("type=oci,dest=a,compression=zstd,compression-level=22,force-compression=true"),
+            ("zstd".to_owned(), Some(22), true)
+        );
+        assert_eq!(
+            oci("type=oci,dest=a,compression-level=0"),
+            (String::new(), Some(0), false)
+        );
+    }
+
+    #[test]
     fn nothing_is_ignored() {
         for (text, words) in [
             ("type=local", "where to"),
@@ -331,6 +382,28 @@ mod tests {
             ("type=image,push=maybe", "non-bool value specified for push"),
             ("type=image,unpack=true", "`unpack` in"),
             ("type=image,compression=lz4", "no compression `lz4`"),
+            (
+                "type=oci,dest=a,compression-level=13",
+                "gzip has no compression level 13: levels are 0 to 12",
+            ),
+            ("type=image,compression=zstd,compression-level=-1", "levels are 0 to 22"),
+            (
+                "type=image,compression=uncompressed,compression-level=1",
+                "no compression levels",
+            ),
+            ("type=image,compression-level=best", "`best` is not a number"),
+            (
+                "type=tar,dest=a,compression-level=1",
+                "`compression-level` means nothing",
+            ),
+            (
+                "type=local,dest=a,force-compression=true",
+                "`force-compression` means nothing",
+            ),
+            (
+                "type=image,force-compression=maybe",
+                "non-bool value specified for force-compression",
+            ),
             ("type=image,name=A", "lower case"),
             ("type=docker", "not supported yet"),
             ("", "KEY=VALUE"),

@@ -25,6 +25,9 @@ use crate::engine::{self, ServeOptions};
 use crate::exit::{Blame, Problem};
 use crate::ui;
 
+/// Largest frame that a server may send: outputs come in few of them instead of many of 16 KiB.
+const FRAME_BYTES: u32 = 256 << 10;
+
 /// How long a server that was started may take until it answers.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -421,7 +424,7 @@ async fn dial(socket: &Path) -> Result<Option<(Channel, v1::InfoReply)>, Problem
         }
     });
     // The address is never resolved; HTTP/2 wants one for its authority.
-    let endpoint = Endpoint::from_static("http://rbuild.invalid");
+    let endpoint = Endpoint::from_static("http://rbuild.invalid").max_frame_size(FRAME_BYTES);
     let channel = endpoint.connect_with_connector_lazy(connector);
     let mut admin = AdminClient::new(channel.clone());
     let answer = tokio::time::timeout(ANSWER_TIMEOUT, admin.info(v1::InfoRequest::default())).await;

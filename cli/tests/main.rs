@@ -11,6 +11,7 @@ mod contexts;
 mod crash;
 mod damage;
 mod debug;
+mod encodings;
 mod errors;
 mod explain;
 mod failures;

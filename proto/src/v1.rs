@@ -3,6 +3,7 @@
     clippy::allow_attributes,
     clippy::allow_attributes_without_reason,
     clippy::redundant_closure,
+    clippy::struct_excessive_bools,
     clippy::too_many_lines,
     missing_docs,
     reason = "generated; the documentation is in the `.proto` files"

@@ -1,10 +1,10 @@
 //! The result of a build in the form in which it leaves the store: blobs, configs, manifests, and an index if there is one.
 
 use proto::digest::Digest;
-use proto::oci::{Compression, Descriptor};
+use proto::oci::Descriptor;
 use proto::platform::Platform;
 
-use super::encode::{self, Encoded};
+use super::encode::{self, Encoded, Packing};
 use super::image::{self, Document, Image};
 use crate::build::Job;
 use crate::event::StepNumber;
@@ -33,6 +33,8 @@ pub struct Settled {
     pub config: Document,
     /// Time of its newest entry of history, in milliseconds since 1970.
     pub created_ms: u64,
+    /// Whether its times come from a date that was given: equal builds make equal images then, compressed layers included.
+    pub is_dated: bool,
 }
 
 /// An image with one blob a layer.
@@ -72,26 +74,27 @@ pub async fn settle(made: &Made, encoding: Encoding, job: &Job, step: StepNumber
             base_layers: image.base_layers,
             config: image.config_document(stack.diff_ids()),
             created_ms: image.created_ms,
+            is_dated: image.epoch.is_some(),
             stack,
         });
     }
     Ok(settled)
 }
 
-/// Blobs and documents of `images`.
+/// Blobs and documents of `images`; when it returns, layers are also where `packing` sends them.
 ///
 /// # Errors
 /// As [`encode::layers`].
 pub async fn pack(
     images: &[Settled],
     indexed: bool,
-    compression: Compression,
+    packing: Packing<'_>,
     job: &Job,
     step: StepNumber,
 ) -> Result<Bundle, BuildError> {
     let mut packed = Vec::with_capacity(images.len());
     for image in images {
-        let layers = encode::layers(&image.stack, image.base_layers, compression, job, step).await?;
+        let layers = encode::layers(image, packing, job, step).await?;
         packed.push(Packed {
             platform: image.platform.clone(),
             manifest: image::manifest(&image.config, layers.descriptors()),

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 
-use cache::blob::BlobStore;
+use cache::blob::{BlobStore, VerifiedReader};
 use cache::store::Store;
 use proto::digest::Digest;
 use proto::oci::{Descriptor, Index, json, media_type};
@@ -15,7 +15,7 @@ use proto::reference::Reference;
 
 use super::bundle::Bundle;
 use super::image::{Document, rfc3339};
-use super::stream;
+use super::stream::{self, Chunks};
 use crate::build::Job;
 use crate::event::StepNumber;
 use crate::fetch;
@@ -82,7 +82,7 @@ fn entry_point(bundle: &Bundle, names: &[Reference]) -> Result<Index, BuildError
 }
 
 fn write_tar(
-    sink: &mut dyn Write,
+    sink: &mut Chunks,
     store: &Arc<Store>,
     layers: &BTreeSet<(Digest, u64)>,
     small: &[Document],
@@ -100,24 +100,24 @@ fn write_tar(
     for (digest, document) in blobs {
         let name = format!("blobs/sha256/{}", digest.hex());
         match document {
-            Some(document) => file(&mut tar, &name, document.descriptor.size, document.bytes.as_slice())?,
+            Some(document) => file(&mut tar, &name, &document.bytes)?,
             None => {
                 let size = layers
                     .iter()
                     .find(|(layer, _)| *layer == digest)
                     .map_or(0, |(_, size)| *size);
-                let reader = store
-                    .blobs()
-                    .open(digest)
-                    .map_err(|error| io::Error::other(error.to_string()))?;
-                let reader = reader.ok_or_else(|| io::Error::other(cache::blob::Damaged(digest)))?;
-                file(&mut tar, &name, size, reader)?;
+                let open = || {
+                    let reader = store.blobs().open(digest);
+                    let reader = reader.map_err(|error| io::Error::other(error.to_string()))?;
+                    reader.ok_or_else(|| io::Error::other(cache::blob::Damaged(digest)))
+                };
+                blob(&mut tar, &name, size, &open)?;
             }
         }
     }
-    file(&mut tar, "index.json", index.len() as u64, index)?;
+    file(&mut tar, "index.json", index)?;
     let marker = br#"{"imageLayoutVersion":"1.0.0"}"#;
-    file(&mut tar, "oci-layout", marker.len() as u64, marker.as_slice())?;
+    file(&mut tar, "oci-layout", marker)?;
     tar.into_inner()?.flush()
 }
 
@@ -132,10 +132,34 @@ fn header(kind: tar::EntryType, mode: u32, size: u64) -> tar::Header {
     header
 }
 
-fn directory(tar: &mut tar::Builder<&mut dyn Write>, name: &str) -> io::Result<()> {
+fn directory(tar: &mut tar::Builder<&mut Chunks>, name: &str) -> io::Result<()> {
     tar.append_data(&mut header(tar::EntryType::Directory, 0o755, 0), name, io::empty())
 }
 
-fn file(tar: &mut tar::Builder<&mut dyn Write>, name: &str, size: u64, bytes: impl Read) -> io::Result<()> {
-    tar.append_data(&mut header(tar::EntryType::Regular, 0o444, size), name, bytes)
+fn file(tar: &mut tar::Builder<&mut Chunks>, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let mut header = header(tar::EntryType::Regular, 0o444, bytes.len() as u64);
+    tar.append_data(&mut header, name, bytes)
 }
+
+/// A member that does not pass through the buffers of a tar writer.
+fn blob(
+    tar: &mut tar::Builder<&mut Chunks>,
+    name: &str,
+    size: u64,
+    open: &dyn Fn() -> io::Result<VerifiedReader>,
+) -> io::Result<()> {
+    let mut header = header(tar::EntryType::Regular, 0o444, size);
+    header.set_path(name)?;
+    header.set_cksum();
+    tar.append(&header, io::empty())?;
+    let sink = tar.get_mut();
+    let sent = sink.send_blob(open)?;
+    if sent != size {
+        return Err(io::Error::other(format!("`{name}` has {sent} bytes instead of {size}")));
+    }
+    let padding = size.next_multiple_of(TAR_BLOCK) - size;
+    io::copy(&mut io::repeat(0).take(padding), sink).map(drop)
+}
+
+/// Members of a tar begin at multiples of this.
+const TAR_BLOCK: u64 = 512;

@@ -1,6 +1,7 @@
 //! What happens to finished images: every requested output, in order.
 
 pub mod bundle;
+pub mod early;
 pub mod encode;
 pub mod files;
 pub mod image;
@@ -19,6 +20,7 @@ use crate::event::StepNumber;
 use crate::fetch;
 use crate::request::{Blame, BuildError, BuildRequest, Encoding, Output};
 use bundle::{Bundle, Made, Settled};
+use encode::Packing;
 
 /// Does what `request` asks for with the images that were made, and returns what the client prints.
 ///
@@ -92,7 +94,11 @@ async fn one(
         Output::Oci { names, encoding } => {
             let names = all_names(request, names);
             let settled = bundle::settle(made, *encoding, job, step).await?;
-            let packed = bundle::pack(&settled, made.indexed, encoding.compression, job, step).await?;
+            let packing = Packing {
+                encoding: *encoding,
+                targets: None,
+            };
+            let packed = bundle::pack(&settled, made.indexed, packing, job, step).await?;
             layout::write(index, &packed, &names, job, step).await?;
             progress.kept.extend(names.iter().map(ToString::to_string));
             tell_images(progress.success, &settled, made.indexed);
@@ -132,10 +138,15 @@ async fn keep(
         return store::keep(&settled, None, names, job);
     }
     // What stands for several images is known by the digest of its index, and that depends on the blobs.
-    let packed = bundle::pack(&settled, made.indexed, encoding.compression, job, step).await?;
+    let targets = push::Targets::new(if push { names } else { &[] });
+    let packing = Packing {
+        encoding,
+        targets: Some(&targets),
+    };
+    let packed = bundle::pack(&settled, made.indexed, packing, job, step).await?;
     store::keep(&settled, packed.index_digest(), names, job)?;
     if push {
-        let sent = push::bundle(&packed, names, job, step).await?;
+        let sent = push::bundle(&packed, &targets, job, step).await?;
         progress.success.layers_existing += sent.existing;
         progress.success.layers_pushed += sent.sent;
     }

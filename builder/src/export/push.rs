@@ -1,18 +1,20 @@
-//! Sends a result to its registries: blobs that are missing, then configs, manifests by digest, and each name last.
+//! Sends a result to its registries: layers that are missing, each as soon as it has its form; when all are there configs,
+//! manifests by digest, and each name last.
 
-use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use cache::blob::{BlobStore, VerifiedReader};
 use cache::registry::{BlobReader, Error, Pushed};
-use futures_util::future::BoxFuture;
-use futures_util::{FutureExt, StreamExt, stream};
+use proto::digest::Digest;
 use proto::oci::Descriptor;
 use proto::reference::Reference;
 use tokio::io::{AsyncRead, ReadBuf};
+use tokio::sync::Semaphore;
 
 use super::bundle::Bundle;
 use super::image::Document;
@@ -25,7 +27,7 @@ use crate::phase::Phase;
 use crate::request::BuildError;
 use crate::stack::Origin;
 
-/// Blobs of one image under way at the same time.
+/// Layers of one result under way at the same time.
 const AT_ONCE: usize = 4;
 
 /// What a push did.
@@ -37,27 +39,89 @@ pub struct Sent {
     pub sent: u64,
 }
 
-/// Pushes a result to every name. Nobody who reads a registry meanwhile finds a manifest whose blobs, or an index whose manifests
-/// are not there.
+/// Where a result goes, and what of it is there.
+#[derive(Debug)]
+pub struct Targets<'a> {
+    /// Names in one repository share their blobs.
+    repositories: Vec<Vec<&'a Reference>>,
+    /// By repository and digest; nothing while it is under way.
+    layers: Mutex<HashMap<(usize, Digest), Option<Pushed>>>,
+    /// One permit for each blob under way.
+    places: Semaphore,
+}
+
+impl<'a> Targets<'a> {
+    /// The repositories of `names`.
+    #[must_use]
+    pub fn new(names: &'a [Reference]) -> Self {
+        let mut repositories: BTreeMap<(&str, &str), Vec<&Reference>> = BTreeMap::new();
+        for name in names {
+            let repository = (name.registry(), name.repository());
+            repositories.entry(repository).or_default().push(name);
+        }
+        Self {
+            repositories: repositories.into_values().collect(),
+            layers: Mutex::default(),
+            places: Semaphore::new(AT_ONCE),
+        }
+    }
+
+    /// Makes sure that every repository has a layer, or is about to: whoever sends it first reports what becomes of it.
+    ///
+    /// # Errors
+    /// Registries that fail; layers that can not be had any more.
+    pub async fn send(
+        &self,
+        descriptor: &Descriptor,
+        origin: &Origin,
+        job: &Job,
+        step: StepNumber,
+    ) -> Result<(), BuildError> {
+        for (index, names) in self.repositories.iter().enumerate() {
+            let key = (index, descriptor.digest);
+            {
+                let mut layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
+                match layers.entry(key) {
+                    Entry::Occupied(_) => continue,
+                    Entry::Vacant(vacant) => vacant.insert(None),
+                };
+            }
+            let place = self.places.acquire().await;
+            let _place = place.map_err(|_| BuildError::bug("the places of uploads were closed"))?;
+            let _phase = Phase::Push.start();
+            let pushed = layer(descriptor, origin, names[0], job, step).await?;
+            let mut layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
+            layers.insert(key, Some(pushed));
+        }
+        Ok(())
+    }
+
+    fn sent(&self) -> Sent {
+        let mut sent = Sent::default();
+        for pushed in self.layers.lock().unwrap_or_else(PoisonError::into_inner).values() {
+            match pushed {
+                Some(Pushed::Existed | Pushed::Mounted) => sent.existing += 1,
+                Some(Pushed::Uploaded) => sent.sent += 1,
+                None => {}
+            }
+        }
+        sent
+    }
+}
+
+/// Pushes a result whose layers are with `targets` to every name. Nobody who reads a registry meanwhile finds a manifest whose
+/// blobs, or an index whose manifests are not there.
 ///
 /// # Errors
-/// Registries that fail; layers that can not be had any more.
-pub async fn bundle(bundle: &Bundle, names: &[Reference], job: &Job, step: StepNumber) -> Result<Sent, BuildError> {
+/// Registries that fail.
+pub async fn bundle(bundle: &Bundle, targets: &Targets<'_>, job: &Job, step: StepNumber) -> Result<Sent, BuildError> {
     let _phase = Phase::Push.start();
     let top = bundle.top()?;
-    let mut total = Sent::default();
-    // Names in one repository share their blobs.
-    let mut repositories: BTreeMap<(&str, &str), Vec<&Reference>> = BTreeMap::new();
-    for name in names {
-        repositories
-            .entry((name.registry(), name.repository()))
-            .or_default()
-            .push(name);
+    for (descriptor, origin) in bundle.layers() {
+        targets.send(&descriptor, &origin, job, step).await?;
     }
-    for names in repositories.values() {
-        let sent = blobs(bundle, names[0], job, step).await?;
-        total.existing += sent.existing;
-        total.sent += sent.sent;
+    for names in &targets.repositories {
+        configs(bundle, names[0], job).await?;
         if bundle.index.is_some() {
             for image in &bundle.images {
                 let child = names[0].with_digest(image.manifest.descriptor.digest);
@@ -68,7 +132,15 @@ pub async fn bundle(bundle: &Bundle, names: &[Reference], job: &Job, step: StepN
             document(top, name, job).await?;
         }
     }
-    Ok(total)
+    Ok(targets.sent())
+}
+
+async fn configs(bundle: &Bundle, name: &Reference, job: &Job) -> Result<(), BuildError> {
+    for image in &bundle.images {
+        write_blob(job, &image.config)?;
+        upload(&image.config.descriptor, None, name, job).await?;
+    }
+    Ok(())
 }
 
 /// A manifest or index under its name.
@@ -83,28 +155,6 @@ async fn document(document: &Document, name: &Reference, job: &Job) -> Result<()
     }
     let message = format!("`{name}` was stored as {digest} instead of {expected}");
     Err(BuildError::new(crate::request::Blame::Remote, message))
-}
-
-/// Layers and configs to the repository of `name`.
-async fn blobs(bundle: &Bundle, name: &Reference, job: &Job, step: StepNumber) -> Result<Sent, BuildError> {
-    let wanted = bundle.layers();
-    let mut pushes: Vec<BoxFuture<'_, Result<Pushed, BuildError>>> = Vec::new();
-    for (descriptor, origin) in &wanted {
-        pushes.push(layer(descriptor, origin, name, job, step).boxed());
-    }
-    let results: Vec<_> = stream::iter(pushes).buffer_unordered(AT_ONCE).collect().await;
-    let mut sent = Sent::default();
-    for result in results {
-        match result? {
-            Pushed::Existed | Pushed::Mounted => sent.existing += 1,
-            Pushed::Uploaded => sent.sent += 1,
-        }
-    }
-    for image in &bundle.images {
-        write_blob(job, &image.config)?;
-        upload(&image.config.descriptor, None, name, job).await?;
-    }
-    Ok(sent)
 }
 
 async fn layer(

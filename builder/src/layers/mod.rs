@@ -11,15 +11,15 @@
 mod arrive;
 mod damage;
 mod known;
+pub mod encode;
 mod piped;
 
 use std::collections::HashMap;
-use std::io::{self, Read, Write};
+use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cache::blob::BlobStore;
 use cache::lease::{Held, Lease};
-use cache::records::RecordStore;
 use cache::store::Store;
 use proto::digest::{ChainId, DiffId, Digest};
 use proto::oci::{Compression, Descriptor};
@@ -47,9 +47,6 @@ pub use known::KnownFiles;
 /// Trees of layers that are kept in memory; the others are read again from the store.
 const TREES_KEPT: usize = 256;
 
-/// Most threads that compress one layer, each with some megabytes to work on. The bytes do not depend on it.
-const COMPRESS_THREADS: usize = 4;
-
 /// The layers of one store. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Layers {
@@ -67,6 +64,7 @@ struct Inner {
     downloads: Turns<Digest>,
     /// Chains that are being unpacked.
     unpacking: Turns<ChainId>,
+    encoders: encode::Encoders,
 }
 
 impl Layers {
@@ -80,6 +78,7 @@ impl Layers {
                 trees: Mutex::default(),
                 downloads: Turns::default(),
                 unpacking: Turns::default(),
+                encoders: encode::Encoders::default(),
             }),
             lease: None,
         }
@@ -158,15 +157,6 @@ impl Layers {
             }
         }
         forms
-    }
-
-    /// A blob of the store in `compression` that holds the layer.
-    #[must_use]
-    pub fn form_in(&self, info: &LayerInfo, compression: Compression) -> Option<Descriptor> {
-        let fits = |form: &Descriptor| {
-            Compression::of_media_type(&form.media_type) == Some(compression) && self.has_blob(form.digest)
-        };
-        self.forms(info).into_iter().find(fits)
     }
 
     fn known_tree(&self, diff_id: DiffId) -> Option<Arc<Tree>> {
@@ -310,71 +300,6 @@ impl Layers {
             }
         }
     }
-
-    /// A blob of the layer at `index` in `compression`, made now if there is none. Remembered, so nothing is compressed twice.
-    ///
-    /// # Errors
-    /// A layer whose bytes are gone or damaged; a full disk.
-    pub fn encode(&self, stack: &Stack, index: usize, compression: Compression) -> Result<Descriptor, BuildError> {
-        let info = &stack.layers()[index].info;
-        if let Some(form) = self.form_in(info, compression) {
-            return Ok(form);
-        }
-        let _phase = Phase::Compress.start();
-        let plain = self.open_tar(stack, index)?;
-        let mut ingest = self
-            .inner
-            .store
-            .blobs()
-            .ingest()
-            .map_err(|error| store_failed(&error))?
-            .digested_by_writer();
-        let (digest, size) = compress::compress(plain, compression, None, compress_threads(), &mut ingest)
-            .map_err(|error| store_failed(&error))?;
-        self.hold(Held::Blob(digest));
-        ingest.commit(digest, size).map_err(|error| store_failed(&error))?;
-        let form = Descriptor::new(compression.media_type(), digest, size);
-        self.inner
-            .store
-            .records()
-            .add_form(info.diff_id, &form)
-            .map_err(|error| store_failed(&error))?;
-        Ok(form)
-    }
-
-    /// The layer at `index` with times after `epoch` lowered to it; the same layer if it has none.
-    ///
-    /// # Errors
-    /// As [`Layers::encode`].
-    pub fn clamp(&self, stack: &Stack, index: usize, epoch: i64) -> Result<Layer, BuildError> {
-        let layer = &stack.layers()[index];
-        let is_late = |tree: &Tree| tree.entries().iter().any(|entry| entry.mtime.seconds > epoch);
-        if self.known_tree(layer.info.diff_id).is_some_and(|tree| !is_late(&tree)) {
-            return Ok(layer.clone());
-        }
-        let mut plain = crate::layer::retime::Retime::new(self.open_tar(stack, index)?, epoch);
-        let mut ingest = self
-            .inner
-            .store
-            .blobs()
-            .ingest()
-            .map_err(|error| store_failed(&error))?;
-        let size = io::copy(&mut plain, &mut ingest).map_err(|error| store_failed(&error))?;
-        ingest
-            .flush()
-            .map_err(|error| BuildError::environment(format!("cannot write to the store: {error}")))?;
-        self.hold(Held::Blob(ingest.digest()));
-        let digest = ingest.commit(None).map_err(|error| store_failed(&error))?;
-        let form = Descriptor::new(Compression::None.media_type(), digest, size);
-        Ok(Layer::built(DiffId(digest), size, vec![form]))
-    }
-}
-
-/// More than there are processors gain nothing and cost memory.
-fn compress_threads() -> usize {
-    std::thread::available_parallelism()
-        .map_or(1, usize::from)
-        .min(COMPRESS_THREADS)
 }
 
 fn compression_of(blob: &Descriptor) -> Result<Compression, BuildError> {

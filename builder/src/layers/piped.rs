@@ -11,6 +11,9 @@ use crate::layer::entry::LayerEntry;
 use crate::layer::tar;
 use crate::request::BuildError;
 
+/// What the writing thread may be ahead.
+const PIPE_BYTES: usize = 1 << 20;
+
 /// The reading end, checked where it ends.
 struct Piped {
     reader: io::PipeReader,
@@ -29,6 +32,10 @@ pub(super) fn tar_of(
 ) -> Result<Box<dyn Read + Send>, BuildError> {
     let (reader, mut writer) =
         io::pipe().map_err(|error| BuildError::environment(format!("cannot make a pipe: {error}")))?;
+    // Fewer changes between the two threads. Where the limit on pipes is reached, the usual size does as well.
+    if let Err(error) = rustix::pipe::fcntl_setpipe_size(&writer, PIPE_BYTES) {
+        tracing::trace!(%error, "a pipe keeps its size");
+    }
     let result = std::thread::Builder::new().name("layer tar".to_owned()).spawn(move || {
         // A reader that goes away early is reported where it went away.
         tar::write(&entries, None, &mut writer)

@@ -15,6 +15,7 @@ use proto::tree::RelPath;
 
 use super::{content, exec, file};
 use crate::build::Job;
+use crate::export::early::Early;
 use crate::images::ResolvedImage;
 use crate::layers::KnownFiles;
 use crate::plan::{Context, Planned};
@@ -38,6 +39,7 @@ pub struct BuildWork {
     ledger: Arc<Ledger>,
     /// Where a step also says what it prints.
     pub transcript: Option<Transcript>,
+    early: Arc<Early>,
 }
 
 /// Where files are taken from.
@@ -50,10 +52,11 @@ pub enum FilesOf {
 }
 
 impl BuildWork {
-    /// The ops of `planned`; `ledger` knows what they had before.
+    /// The ops of `planned`; `ledger` knows what they had before, `early` is told of results.
     #[must_use]
-    pub fn new(job: &Job, planned: &Planned, ledger: &Arc<Ledger>) -> Self {
+    pub fn new(job: &Job, planned: &Planned, ledger: &Arc<Ledger>, early: &Arc<Early>) -> Self {
         Self {
+            early: Arc::clone(early),
             job: job.clone(),
             definition: Arc::clone(&planned.definition),
             images: planned.images.clone(),
@@ -191,5 +194,9 @@ impl Work for BuildWork {
             return true;
         };
         self.job.host.layers.is_local(layer, chain)
+    }
+
+    fn made(&self, id: VertexId, stack: &Stack) {
+        self.early.made(id, stack);
     }
 }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use proto::oci::Compression;
 use proto::platform::Platform;
 use proto::reference::Reference;
 use proto::v1::{self, transfer_request::Kind};
@@ -11,11 +10,12 @@ use tokio_util::sync::CancellationToken;
 use crate::build::Job;
 use crate::event::{EventLog, StepNumber};
 use crate::export::bundle::{self, Settled};
+use crate::export::encode::Packing;
 use crate::export::image::Document;
 use crate::export::{self, push, store};
 use crate::host::Host;
 use crate::images::{self, ResolvedImage};
-use crate::request::{Blame, BuildError, compression};
+use crate::request::{Blame, BuildError, Encoding};
 use crate::session::Session;
 use crate::stack::{Layer, Origin};
 
@@ -43,8 +43,8 @@ pub async fn transfer(
     let (job, reference) = (&job, &reference);
     job.step(&format!("{verb} {reference}"), |step| async move {
         if is_push {
-            let encoding =
-                compression(&request.compression).map_err(|error| BuildError::new(Blame::Usage, error.to_string()))?;
+            let encoding = Encoding::named(&request.compression)
+                .map_err(|error| BuildError::new(Blame::Usage, error.to_string()))?;
             push_image(reference, encoding, job, step).await
         } else {
             pull_image(reference, &request.platform, job, step).await
@@ -55,7 +55,7 @@ pub async fn transfer(
 
 async fn push_image(
     reference: &Reference,
-    encoding: Compression,
+    encoding: Encoding,
     job: &Job,
     step: StepNumber,
 ) -> Result<v1::Success, BuildError> {
@@ -69,8 +69,13 @@ async fn push_image(
         let found = images::from_store(variant, job)?.ok_or_else(missing)?;
         images.push(settled(found, variant.platform.clone(), stored.created_ms));
     }
-    let packed = bundle::pack(&images, stored.index.is_some(), encoding, job, step).await?;
-    let sent = push::bundle(&packed, std::slice::from_ref(reference), job, step).await?;
+    let targets = push::Targets::new(std::slice::from_ref(reference));
+    let packing = Packing {
+        encoding,
+        targets: Some(&targets),
+    };
+    let packed = bundle::pack(&images, stored.index.is_some(), packing, job, step).await?;
+    let sent = push::bundle(&packed, &targets, job, step).await?;
     let mut success = v1::Success {
         names: vec![reference.to_string()],
         layers_existing: sent.existing,
@@ -91,6 +96,7 @@ fn settled(found: ResolvedImage, platform: Platform, created_ms: u64) -> Settled
         config: Document::config(found.config_bytes),
         stack: found.stack,
         created_ms,
+        is_dated: false,
     }
 }
 

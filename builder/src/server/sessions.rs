@@ -72,7 +72,8 @@ impl SessionApi for SessionService {
         };
         check_build_id(&hello.build_id).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let (questions, asked) = mpsc::channel::<v1::ServerMessage>(QUESTION_QUEUE);
-        let (out, stream) = mpsc::channel(QUESTION_QUEUE);
+        // Questions wait in their own queue: of outputs, each message is a piece of memory.
+        let (out, stream) = mpsc::channel(1);
         let session = Session::new(hello, questions, same_user);
         if !self.0.sessions.insert(&session) {
             return Err(Status::already_exists("this build has a session"));

@@ -270,6 +270,25 @@ impl Session {
         Ok(())
     }
 
+    /// Lets the client take the next bytes of an output from a file that is open here. Returns whether it will: then it has the file
+    /// open itself.
+    ///
+    /// # Errors
+    /// A client that has gone.
+    pub async fn offer_file(&self, file: v1::OutputFile) -> Result<bool, BuildError> {
+        let mut answers = self.ask(Question::OutputFile(file)).await?;
+        match answers.next().await {
+            Ok(Some(Answer::Written(_))) => Ok(true),
+            Ok(_) => Err(unexpected("OutputFile")),
+            Err(_) if self.gone.is_cancelled() => Err(client_gone()),
+            // It does not see the file, or does not know the question.
+            Err(error) => {
+                tracing::debug!(%error, "the client takes bytes instead of a file");
+                Ok(false)
+            }
+        }
+    }
+
     /// Ends an output and returns when the client has made all of it durable.
     ///
     /// # Errors

@@ -70,6 +70,9 @@ pub trait Work: Send + Sync {
 
     /// Whether the bytes of a recorded layer are still there, in any form.
     fn is_present(&self, stack: &Stack) -> bool;
+
+    /// Told of each result as soon as this build has it, while there is more to do.
+    fn made(&self, _id: VertexId, _stack: &Stack) {}
 }
 
 /// One run of the work of a vertex.

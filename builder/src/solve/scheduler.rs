@@ -33,9 +33,15 @@ pub async fn run(solve: &Solve, targets: &[VertexId]) -> Result<BTreeMap<VertexI
     for id in ready {
         start(id, &state, &mut running);
     }
+    if !running.is_empty() {
+        for (id, output) in &hits {
+            solve.work.made(*id, &output.stack);
+        }
+    }
     while let Some(joined) = running.join_next().await {
         match flatten(joined) {
             Ok((id, output)) => {
+                solve.work.made(id, &output.stack);
                 for id in state.done(id, output) {
                     start(id, &state, &mut running);
                 }

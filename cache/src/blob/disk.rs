@@ -1,13 +1,16 @@
-//! Blobs as files: `blobs/sha256/<2 hex digits>/<62 hex digits>`.
+//! Blobs as files: `blobs/sha256/<2 hex digits>/<62 hex digits>`, their check digests as an extended attribute of the file.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use proto::digest::Digest;
+use proto::digest::{ContentDigest, Digest};
+use rustix::fs::XattrFlags;
 
 use super::follow::Written;
+use super::verified::Stored;
 use super::{BlobError, BlobStore, Ingest, Sink, VerifiedReader};
 use crate::durable::{Disk, Sync, Temp, WriteError};
 
@@ -63,6 +66,49 @@ struct FileSink {
     size_bytes: u64,
 }
 
+/// The extended attribute that holds the check digest, 32 bytes. It is part of the file: it comes with it under its name, moves with
+/// it, and goes with it.
+const CHECK: &str = "user.rbuild.blake3";
+
+/// A file system without extended attributes, or without room for one, keeps none; then SHA-256 is compared at each reading.
+fn keep_check(file: &File, check: ContentDigest) {
+    if let Err(error) = rustix::fs::fsetxattr(file, CHECK, check.as_bytes(), XattrFlags::empty()) {
+        tracing::trace!(%error, "the check digest of a blob is not kept");
+    }
+}
+
+/// The file of a blob.
+struct BlobFile(File);
+
+impl Stored for BlobFile {
+    fn check(&self) -> Option<ContentDigest> {
+        let mut bytes = [0; 32];
+        // Whatever speaks against having it, SHA-256 is compared instead.
+        let length = rustix::fs::fgetxattr(&self.0, CHECK, &mut bytes).ok()?;
+        (length == bytes.len()).then(|| ContentDigest::from_bytes(bytes))
+    }
+
+    fn file(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.0.as_fd())
+    }
+
+    fn set_check(&mut self, check: ContentDigest) {
+        keep_check(&self.0, check);
+    }
+}
+
+impl Read for BlobFile {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+impl Seek for BlobFile {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.0.seek(to)
+    }
+}
+
 impl Sink for FileSink {
     fn append(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
         self.size_bytes += bytes.len() as u64;
@@ -74,7 +120,8 @@ impl Sink for FileSink {
         Ok(Box::new(Reopened(File::open(self.temp.path())?)))
     }
 
-    fn publish(self: Box<Self>, digest: Digest) -> Result<(), WriteError> {
+    fn publish(self: Box<Self>, digest: Digest, check: ContentDigest) -> Result<(), WriteError> {
+        keep_check(self.temp.file(), check);
         self.disk.publish(self.temp, &file_name(digest), Sync::Group)
     }
 }
@@ -111,7 +158,7 @@ impl BlobStore for DiskBlobs {
         Ok(Some(VerifiedReader::new(
             digest,
             size,
-            Box::new(file),
+            Box::new(BlobFile(file)),
             Box::new(set_aside),
         )))
     }

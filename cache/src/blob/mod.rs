@@ -1,20 +1,23 @@
 //! Blobs: immutable bytes found by their digest.
 //!
-//! Nobody sees a blob before its digest was compared, and nobody reads one to its end without it being compared again. The
+//! Nobody sees a blob before its digest was compared, and nobody reads one to its end without it being compared again: with the
+//! check digest that was computed of the same bytes when they came, which is several times faster than SHA-256 ([`verified`]). The
 //! places where bytes are kept ([`disk`], [`memory`]) only keep them; hashing and comparing is here, once.
 
 pub mod disk;
 pub mod follow;
 pub mod memory;
+pub mod verified;
 
 use std::fmt;
 use std::io::{self, Read, Write};
 
-use proto::digest::{Digest, Hasher};
+use proto::digest::{ContentDigest, Digest, Hasher};
 
 pub use self::disk::DiskBlobs;
 use self::follow::{Follower, Told, Written};
 pub use self::memory::MemoryBlobs;
+pub use self::verified::VerifiedReader;
 use crate::durable::WriteError;
 
 /// Why a blob was not kept or not found.
@@ -149,24 +152,43 @@ pub trait Sink: Send {
     /// When they cannot be read.
     fn written(&self) -> io::Result<Box<dyn Written>>;
 
-    /// Makes the bytes the blob `digest`.
+    /// Makes the bytes the blob `digest`. `check` is BLAKE3 of the same bytes; a place that cannot keep it may lose it.
     ///
     /// # Errors
     /// When they cannot be kept.
-    fn publish(self: Box<Self>, digest: Digest) -> Result<(), WriteError>;
+    fn publish(self: Box<Self>, digest: Digest, check: ContentDigest) -> Result<(), WriteError>;
+}
+
+/// Bytes on their way to a place, counted, with their check digest.
+struct Checked {
+    sink: Box<dyn Sink>,
+    check: blake3::Hasher,
+    size_bytes: u64,
+}
+
+impl Checked {
+    fn append(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
+        self.sink.append(bytes)?;
+        self.check.update(bytes);
+        self.size_bytes += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn publish(self, digest: Digest) -> Result<(), WriteError> {
+        self.sink.publish(digest, self.check.finalize().into())
+    }
 }
 
 /// A blob that is being written; dropped, it never was.
 pub struct Ingest {
-    sink: Box<dyn Sink>,
+    bytes: Checked,
     hasher: Hasher,
-    size_bytes: u64,
 }
 
 impl fmt::Debug for Ingest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Ingest")
-            .field("size_bytes", &self.size_bytes)
+            .field("size_bytes", &self.bytes.size_bytes)
             .finish_non_exhaustive()
     }
 }
@@ -176,9 +198,12 @@ impl Ingest {
     #[must_use]
     pub fn new(sink: Box<dyn Sink>) -> Self {
         Self {
-            sink,
+            bytes: Checked {
+                sink,
+                check: blake3::Hasher::new(),
+                size_bytes: 0,
+            },
             hasher: Hasher::new(),
-            size_bytes: 0,
         }
     }
 
@@ -187,16 +212,15 @@ impl Ingest {
     /// # Errors
     /// When they cannot be written.
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), BlobError> {
-        self.sink.append(bytes)?;
+        self.bytes.append(bytes)?;
         self.hasher.update(bytes);
-        self.size_bytes += bytes.len() as u64;
         Ok(())
     }
 
     /// How many bytes it has by now.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
-        self.size_bytes
+        self.bytes.size_bytes
     }
 
     /// The digest of the bytes that it has by now.
@@ -213,16 +237,16 @@ impl Ingest {
     pub fn commit(self, expected: Option<(Digest, u64)>) -> Result<Digest, BlobError> {
         let found = self.hasher.finish();
         if let Some((digest, size)) = expected
-            && (digest, size) != (found, self.size_bytes)
+            && (digest, size) != (found, self.bytes.size_bytes)
         {
             return Err(BlobError::Mismatch {
                 expected: digest,
                 expected_bytes: size,
                 found,
-                found_bytes: self.size_bytes,
+                found_bytes: self.bytes.size_bytes,
             });
         }
-        self.sink.publish(found)?;
+        self.bytes.publish(found)?;
         Ok(found)
     }
 
@@ -230,8 +254,7 @@ impl Ingest {
     #[must_use]
     pub fn digested_by_writer(self) -> DigestedIngest {
         DigestedIngest {
-            sink: self.sink,
-            size_bytes: self.size_bytes,
+            bytes: self.bytes,
             told: Told::default(),
         }
     }
@@ -239,15 +262,14 @@ impl Ingest {
 
 /// A blob whose writer says what its digest is; dropped, it never was.
 pub struct DigestedIngest {
-    sink: Box<dyn Sink>,
-    size_bytes: u64,
+    bytes: Checked,
     told: Told,
 }
 
 impl fmt::Debug for DigestedIngest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DigestedIngest")
-            .field("size_bytes", &self.size_bytes)
+            .field("size_bytes", &self.bytes.size_bytes)
             .finish_non_exhaustive()
     }
 }
@@ -258,23 +280,26 @@ impl DigestedIngest {
     /// # Errors
     /// When the bytes cannot be read.
     pub fn follow(&mut self) -> io::Result<Follower> {
-        Ok(Follower::new(self.sink.written()?, self.told.progress(self.size_bytes)))
+        Ok(Follower::new(
+            self.bytes.sink.written()?,
+            self.told.progress(self.bytes.size_bytes),
+        ))
     }
 
-    /// Makes it the blob `digest` of `size_bytes` bytes. Readers compare the digest, as they always do.
+    /// Makes it the blob `digest` of `size_bytes` bytes: the writer's word for what it digested on the way.
     ///
     /// # Errors
     /// [`BlobError::Mismatch`] if other than that many bytes came, and when they cannot be kept; then nothing was added.
     pub fn commit(self, digest: Digest, size_bytes: u64) -> Result<(), BlobError> {
-        if size_bytes != self.size_bytes {
+        if size_bytes != self.bytes.size_bytes {
             return Err(BlobError::Mismatch {
                 expected: digest,
                 expected_bytes: size_bytes,
                 found: digest,
-                found_bytes: self.size_bytes,
+                found_bytes: self.bytes.size_bytes,
             });
         }
-        self.sink.publish(digest)?;
+        self.bytes.publish(digest)?;
         self.told.committed();
         Ok(())
     }
@@ -282,11 +307,10 @@ impl DigestedIngest {
 
 impl Write for DigestedIngest {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.sink
+        self.bytes
             .append(bytes)
             .map_err(|error| io::Error::from(BlobError::from(error)))?;
-        self.size_bytes += bytes.len() as u64;
-        self.told.wrote(self.size_bytes);
+        self.told.wrote(self.bytes.size_bytes);
         Ok(bytes.len())
     }
 
@@ -314,91 +338,5 @@ impl From<BlobError> for io::Error {
             BlobError::Write(WriteError::Io { source, .. }) | BlobError::Read { source, .. } => source.kind(),
         };
         Self::new(kind, error)
-    }
-}
-
-/// Reads a blob and compares its digest: the read that would hand out its last bytes fails instead if they are not those of
-/// the digest ([`damaged`] tells), and the blob is set aside. Whoever does not read to the end has nothing verified.
-pub struct VerifiedReader {
-    source: Box<dyn Read + Send>,
-    state: State,
-    digest: Digest,
-    size_bytes: u64,
-    set_aside: Box<dyn Fn() + Send>,
-}
-
-enum State {
-    Reading { hasher: Box<Hasher>, left: u64 },
-    Good,
-    Bad,
-}
-
-impl fmt::Debug for VerifiedReader {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("VerifiedReader")
-            .field("digest", &self.digest)
-            .finish_non_exhaustive()
-    }
-}
-
-impl VerifiedReader {
-    /// Reads `size_bytes` bytes from `source`; calls `set_aside` when they are not those of `digest`.
-    #[must_use]
-    pub fn new(digest: Digest, size_bytes: u64, source: Box<dyn Read + Send>, set_aside: Box<dyn Fn() + Send>) -> Self {
-        Self {
-            source,
-            state: State::Reading {
-                hasher: Box::default(),
-                left: size_bytes,
-            },
-            digest,
-            size_bytes,
-            set_aside,
-        }
-    }
-
-    /// Size of the whole blob.
-    #[must_use]
-    pub fn size_bytes(&self) -> u64 {
-        self.size_bytes
-    }
-
-    fn bad(&mut self) -> io::Error {
-        if !matches!(self.state, State::Bad) {
-            self.state = State::Bad;
-            (self.set_aside)();
-        }
-        io::Error::new(io::ErrorKind::InvalidData, Damaged(self.digest))
-    }
-}
-
-impl Read for VerifiedReader {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let State::Reading { hasher, left } = &mut self.state else {
-            return if matches!(self.state, State::Good) {
-                Ok(0)
-            } else {
-                Err(self.bad())
-            };
-        };
-        if buffer.is_empty() {
-            return Ok(0);
-        }
-        let most = usize::try_from(*left).unwrap_or(usize::MAX).min(buffer.len());
-        let count = self.source.read(&mut buffer[..most])?;
-        if count == 0 && *left > 0 {
-            return Err(self.bad());
-        }
-        hasher.update(&buffer[..count]);
-        *left -= count as u64;
-        if *left > 0 {
-            return Ok(count);
-        }
-        if hasher.as_ref().clone().finish() != self.digest {
-            buffer[..count].fill(0);
-            return Err(self.bad());
-        }
-        self.state = State::Good;
-        Ok(count)
     }
 }

@@ -543,6 +543,12 @@ impl Temp {
     pub fn path(&self) -> &Path {
         &self.path
     }
+
+    /// The file, for what is no byte of it.
+    #[must_use]
+    pub fn file(&self) -> &File {
+        &self.file
+    }
 }
 
 impl Drop for Temp {

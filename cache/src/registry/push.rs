@@ -42,7 +42,7 @@ enum Opened {
 }
 
 /// Bytes of a piece of an upload.
-const PIECE_BYTES: usize = 64 * 1024;
+const PIECE_BYTES: usize = 256 * 1024;
 
 impl RegistryAccess {
     /// Makes sure that the repository of `target` has the blob. `mount_from` is another repository of the same registry that

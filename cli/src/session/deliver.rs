@@ -2,7 +2,8 @@
 //!
 //! A file appears under its name when it is complete, never before.
 
-use std::io::{self, Read, Write};
+use std::fs::File;
+use std::io::{self, Read, Take, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
@@ -18,7 +19,7 @@ const CHUNKS_IN_FLIGHT: usize = 4;
 /// An output that is being written by its own thread.
 #[derive(Debug)]
 pub(crate) struct Delivery {
-    chunks: Option<SyncSender<Vec<u8>>>,
+    chunks: Option<SyncSender<Piece>>,
     writer: Option<JoinHandle<Result<Option<Extracted>, String>>>,
 }
 
@@ -38,10 +39,22 @@ impl Delivery {
     /// # Errors
     /// The writer failed before; the text says why.
     pub(crate) fn write(&mut self, chunk: Vec<u8>) -> Result<(), String> {
+        self.give(Piece::Bytes(chunk))
+    }
+
+    /// Hands over the first `size` bytes of a file as the next ones.
+    ///
+    /// # Errors
+    /// As [`Delivery::write`].
+    pub(crate) fn write_file(&mut self, file: File, size: u64) -> Result<(), String> {
+        self.give(Piece::File(file.take(size)))
+    }
+
+    fn give(&mut self, piece: Piece) -> Result<(), String> {
         let Some(chunks) = &self.chunks else {
             return Err("the output failed before".to_owned());
         };
-        match chunks.send(chunk) {
+        match chunks.send(piece) {
             Ok(()) => Ok(()),
             Err(_) => match self.join() {
                 Ok(_) => Err("the server sent more than one archive".to_owned()),
@@ -55,7 +68,7 @@ impl Delivery {
     /// # Errors
     /// The text says what failed, and where.
     pub(crate) fn finish(mut self) -> Result<Option<Extracted>, String> {
-        match self.chunks.as_ref().map(|chunks| chunks.send(END.to_vec())) {
+        match self.chunks.as_ref().map(|chunks| chunks.send(Piece::End)) {
             // The writer ended before the end mark: `join` knows why.
             Some(Ok(()) | Err(_)) | None => self.join(),
         }
@@ -78,42 +91,87 @@ impl Drop for Delivery {
     }
 }
 
-/// An empty chunk is the end; a channel that closes without one was given up, and nothing may appear under the final name.
-const END: [u8; 0] = [];
+/// Some bytes of an output.
+enum Piece {
+    Bytes(Vec<u8>),
+    File(Take<File>),
+    /// All were sent. A channel that closes without it was given up, and nothing may appear under the final name.
+    End,
+}
 
-/// The chunks as one stream.
+/// The pieces as one stream.
 struct Chunks {
-    receiver: Receiver<Vec<u8>>,
-    chunk: Vec<u8>,
+    receiver: Receiver<Piece>,
+    piece: Piece,
+    /// How much of a piece of bytes was read.
     at: usize,
-    ended: bool,
 }
 
 impl Chunks {
-    fn new(receiver: Receiver<Vec<u8>>) -> Self {
+    fn new(receiver: Receiver<Piece>) -> Self {
         Self {
             receiver,
-            chunk: Vec::new(),
+            piece: Piece::Bytes(Vec::new()),
             at: 0,
-            ended: false,
+        }
+    }
+
+    fn next(&mut self) -> io::Result<()> {
+        let gone = |_| io::Error::new(io::ErrorKind::UnexpectedEof, "the build ended before its output did");
+        self.piece = self.receiver.recv().map_err(gone)?;
+        self.at = 0;
+        Ok(())
+    }
+
+    /// Writes all that comes to `file`: what is in a file already, without taking it through this process.
+    fn copy_to(&mut self, file: &mut File) -> io::Result<()> {
+        loop {
+            match &mut self.piece {
+                Piece::Bytes(bytes) => file.write_all(&bytes[self.at..])?,
+                Piece::File(source) => {
+                    io::copy(source, file)?;
+                    whole(source)?;
+                }
+                Piece::End => return Ok(()),
+            }
+            self.next()?;
         }
     }
 }
 
+/// A file that ended early is not what the server meant.
+fn whole(source: &Take<File>) -> io::Result<()> {
+    if source.limit() == 0 {
+        return Ok(());
+    }
+    Err(io::Error::new(
+        io::ErrorKind::UnexpectedEof,
+        "a file of the build server ended early",
+    ))
+}
+
 impl Read for Chunks {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.at == self.chunk.len() && !self.ended {
-            self.chunk = self
-                .receiver
-                .recv()
-                .map_err(|_| io::Error::new(io::ErrorKind::UnexpectedEof, "the build ended before its output did"))?;
-            self.at = 0;
-            self.ended = self.chunk.is_empty();
+        if buffer.is_empty() {
+            return Ok(0);
         }
-        let count = buffer.len().min(self.chunk.len() - self.at);
-        buffer[..count].copy_from_slice(&self.chunk[self.at..self.at + count]);
-        self.at += count;
-        Ok(count)
+        loop {
+            match &mut self.piece {
+                Piece::Bytes(bytes) if self.at < bytes.len() => {
+                    let count = buffer.len().min(bytes.len() - self.at);
+                    buffer[..count].copy_from_slice(&bytes[self.at..self.at + count]);
+                    self.at += count;
+                    return Ok(count);
+                }
+                Piece::Bytes(_) => {}
+                Piece::File(source) => match source.read(buffer)? {
+                    0 => whole(source)?,
+                    count => return Ok(count),
+                },
+                Piece::End => return Ok(0),
+            }
+            self.next()?;
+        }
     }
 }
 
@@ -149,7 +207,7 @@ fn write_file(path: &Path, chunks: &mut Chunks) -> io::Result<()> {
         return Ok(());
     }
     let mut file = beside(path)?;
-    io::copy(chunks, &mut file)?;
+    chunks.copy_to(file.as_file_mut())?;
     file.as_file().sync_all()?;
     file.persist(path).map_err(|error| error.error)?;
     Ok(())
@@ -193,6 +251,50 @@ mod tests {
         delivery.write(b"second".to_vec()).unwrap();
         assert_eq!(delivery.finish(), Ok(None));
         assert_eq!(std::fs::read(&path).unwrap(), b"first second");
+    }
+
+    #[test]
+    fn bytes_and_files_come_in_the_order_in_which_they_were_given() {
+        let directory = tempfile::tempdir().unwrap();
+        let source = directory.path().join("blob");
+        std::fs::write(&source, b"of the file, and more").unwrap();
+        let path = directory.path().join("out.tar");
+        let mut delivery = Delivery::start(Destination::File(path.clone()));
+        delivery.write(b"bytes ".to_vec()).unwrap();
+        delivery.write_file(File::open(&source).unwrap(), 11).unwrap();
+        delivery.write(b" bytes".to_vec()).unwrap();
+        assert_eq!(delivery.finish(), Ok(None));
+        assert_eq!(std::fs::read(&path).unwrap(), b"bytes of the file bytes");
+    }
+
+    #[test]
+    fn a_file_that_is_shorter_than_was_said_gives_no_output() {
+        let directory = tempfile::tempdir().unwrap();
+        let source = directory.path().join("blob");
+        std::fs::write(&source, b"short").unwrap();
+        let path = directory.path().join("out.tar");
+        let mut delivery = Delivery::start(Destination::File(path.clone()));
+        delivery.write_file(File::open(&source).unwrap(), 6).unwrap();
+        assert!(delivery.finish().unwrap_err().contains("ended early"));
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_directory_gets_files_out_of_a_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut builder = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(2);
+        header.set_mode(0o644);
+        builder.append_data(&mut header, "a", &b"hi"[..]).unwrap();
+        let archive = builder.into_inner().unwrap();
+        let source = directory.path().join("archive");
+        std::fs::write(&source, &archive[..600]).unwrap();
+        let mut delivery = Delivery::start(Destination::Directory(directory.path().join("out")));
+        delivery.write_file(File::open(&source).unwrap(), 600).unwrap();
+        delivery.write(archive[600..].to_vec()).unwrap();
+        assert_eq!(delivery.finish().unwrap().unwrap().entries, 1);
+        assert_eq!(std::fs::read(directory.path().join("out/a")).unwrap(), b"hi");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 pub(crate) mod deliver;
 pub(crate) mod extract;
+mod shared;
 pub(crate) mod stream;
 
 use std::collections::{BTreeMap, HashMap};
@@ -171,7 +172,7 @@ impl Session {
                 };
                 reply(Body::Credentials(credentials), true)
             }
-            Request::Ready(_) | Request::Output(_) | Request::AskAgent(_) => {
+            Request::Ready(_) | Request::Output(_) | Request::OutputFile(_) | Request::AskAgent(_) => {
                 Err(Refusal::new("this is not a question"))
             }
         }

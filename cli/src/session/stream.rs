@@ -1,6 +1,7 @@
 //! Runs a session over its stream: one answer per request, answers side by side, outputs in order.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::sync::{Arc, Mutex};
 
 use proto::v1;
@@ -80,28 +81,35 @@ impl OpenSession {
     /// The stream broke.
     pub(crate) async fn run(mut self) -> Result<(), Problem> {
         let mut tasks = JoinSet::new();
-        let mut outputs: BTreeMap<u32, mpsc::Sender<(u64, v1::OutputChunk)>> = BTreeMap::new();
+        let mut outputs: BTreeMap<u32, mpsc::Sender<(u64, Part)>> = BTreeMap::new();
         while let Some(message) = self.requests.message().await? {
             // Finished answers are taken out, so that the set does not grow with the build.
             while tasks.try_join_next().is_some() {}
             match message.body {
                 Some(Request::Output(chunk)) => {
-                    let index = chunk.output;
-                    if chunk.first {
-                        // A writer that loses its sender gives up what it has.
-                        outputs.remove(&index);
-                    }
-                    let sender = outputs
-                        .entry(index)
-                        .or_insert_with(|| self.start_output(index, &mut tasks));
+                    let (index, first) = (chunk.output, chunk.first);
+                    let sender = self.output(index, first, &mut outputs, &mut tasks);
                     // The receiver lives until the last chunk; chunks after an error are of no use to anyone.
-                    drop(sender.send((message.request_id, chunk)).await);
+                    drop(sender.send((message.request_id, Part::Chunk(chunk))).await);
+                }
+                Some(Request::OutputFile(file)) => {
+                    // Opened before anything is handed over: after a refusal, the bytes take the place of the file.
+                    match self.session.open_output_file(&file) {
+                        Ok(opened) => {
+                            let sender = self.output(file.output, file.first, &mut outputs, &mut tasks);
+                            drop(sender.send((message.request_id, Part::File(opened, file.size))).await);
+                        }
+                        Err(refusal) => self.start_refusal(message.request_id, refusal, &mut tasks),
+                    }
                 }
                 Some(Request::Ready(_)) => {}
                 Some(Request::AskAgent(asked)) => self.start_agent(message.request_id, asked, &mut tasks),
                 Some(request) => self.start_answer(message.request_id, request, &mut tasks),
                 // A request of a later version: refusing is an answer that the server can tell its user.
-                None => self.start_refusal(message.request_id, &mut tasks),
+                None => {
+                    let refusal = Refusal::new("this client does not know what the server asks for");
+                    self.start_refusal(message.request_id, refusal, &mut tasks);
+                }
             }
         }
         drop(outputs);
@@ -139,16 +147,34 @@ impl OpenSession {
         });
     }
 
-    fn start_refusal(&self, request_id: u64, tasks: &mut JoinSet<()>) {
+    fn start_refusal(&self, request_id: u64, refusal: Refusal, tasks: &mut JoinSet<()>) {
         let answers = self.answers.clone();
         tasks.spawn(async move {
-            let body = Refusal::new("this client does not know what the server asks for").into_body();
             // As above: without a stream nobody waits.
-            drop(answers.send(client_message(request_id, body, true)).await);
+            drop(
+                answers
+                    .send(client_message(request_id, refusal.into_body(), true))
+                    .await,
+            );
         });
     }
 
-    fn start_output(&self, index: u32, tasks: &mut JoinSet<()>) -> mpsc::Sender<(u64, v1::OutputChunk)> {
+    /// Where parts of output number `index` go.
+    fn output<'a>(
+        &self,
+        index: u32,
+        first: bool,
+        outputs: &'a mut BTreeMap<u32, mpsc::Sender<(u64, Part)>>,
+        tasks: &mut JoinSet<()>,
+    ) -> &'a mpsc::Sender<(u64, Part)> {
+        if first {
+            // A writer that loses its sender gives up what it has.
+            outputs.remove(&index);
+        }
+        outputs.entry(index).or_insert_with(|| self.start_output(index, tasks))
+    }
+
+    fn start_output(&self, index: u32, tasks: &mut JoinSet<()>) -> mpsc::Sender<(u64, Part)> {
         let (sender, receiver) = mpsc::channel(1);
         let destination = usize::try_from(index).ok().and_then(|at| self.destinations.get(at));
         let destination = destination.cloned().unwrap_or(Destination::Nowhere);
@@ -156,6 +182,19 @@ impl OpenSession {
         let remarks = self.remarks();
         tasks.spawn_blocking(move || write_output(destination, receiver, &answers, &remarks));
         sender
+    }
+}
+
+/// A part of an output.
+enum Part {
+    Chunk(v1::OutputChunk),
+    /// So many bytes of a file of the server.
+    File(File, u64),
+}
+
+impl Part {
+    fn is_last(&self) -> bool {
+        matches!(self, Self::Chunk(chunk) if chunk.last)
     }
 }
 
@@ -167,10 +206,10 @@ fn client_message(request_id: u64, body: Body, last: bool) -> v1::ClientMessage 
     }
 }
 
-/// Writes the chunks of one output; answers the last one, or the first one that fails.
+/// Writes the parts of one output; answers the last one.
 fn write_output(
     destination: Destination,
-    mut chunks: mpsc::Receiver<(u64, v1::OutputChunk)>,
+    mut parts: mpsc::Receiver<(u64, Part)>,
     answers: &mpsc::Sender<v1::ClientMessage>,
     remarks: &Remarks,
 ) {
@@ -179,17 +218,26 @@ fn write_output(
         _ => String::new(),
     };
     let mut delivery = Delivery::start(destination);
-    while let Some((request_id, chunk)) = chunks.blocking_recv() {
-        // An empty chunk would be taken for the end.
-        let written = if chunk.data.is_empty() {
-            Ok(())
-        } else {
-            delivery.write(chunk.data)
+    // The server waits for an answer to the last part: whatever failed before is told there.
+    let mut failed = None;
+    while let Some((request_id, part)) = parts.blocking_recv() {
+        let (written, is_file, is_last) = match part {
+            _ if failed.is_some() => (Ok(()), matches!(part, Part::File(..)), part.is_last()),
+            Part::File(file, size) => (delivery.write_file(file, size), true, false),
+            Part::Chunk(chunk) => (delivery.write(chunk.data), false, chunk.last),
         };
-        let outcome = match written {
-            Ok(()) if chunk.last => delivery.finish(),
-            Ok(()) => continue,
-            Err(error) => Err(error),
+        failed = failed.or(written.err());
+        if is_file {
+            // Without a stream nobody waits.
+            let taken = Body::Written(v1::OutputWritten {});
+            drop(answers.blocking_send(client_message(request_id, taken, true)));
+        }
+        if !is_last {
+            continue;
+        }
+        let outcome = match failed {
+            Some(error) => Err(error),
+            None => delivery.finish(),
         };
         let body = match outcome {
             Ok(extracted) => {
@@ -206,5 +254,44 @@ fn write_output(
         // Without a stream the build has ended: its outcome is told elsewhere.
         drop(answers.blocking_send(client_message(request_id, body, true)));
         return;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_output_that_fails_early_is_told_with_its_last_part() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let (sender, parts) = mpsc::channel(64);
+        let chunk = |last| {
+            Part::Chunk(v1::OutputChunk {
+                data: vec![0; 10],
+                last,
+                ..v1::OutputChunk::default()
+            })
+        };
+        for number in 0..20 {
+            sender.blocking_send((number, chunk(false))).map_err(drop).unwrap();
+        }
+        let opened = File::open(&file).unwrap();
+        sender.blocking_send((20, Part::File(opened, 0))).map_err(drop).unwrap();
+        sender.blocking_send((21, chunk(true))).map_err(drop).unwrap();
+        let (answers, mut told) = mpsc::channel(64);
+        write_output(
+            Destination::File(file.join("below")),
+            parts,
+            &answers,
+            &Remarks::default(),
+        );
+        drop(answers);
+        let mut all = Vec::new();
+        while let Some(message) = told.blocking_recv() {
+            all.push((message.request_id, matches!(message.body, Some(Body::Error(_)))));
+        }
+        assert_eq!(all, [(20, false), (21, true)]);
     }
 }
