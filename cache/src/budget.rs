@@ -11,7 +11,7 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::durable::{Disk, TMP};
+use crate::durable::Disk;
 
 /// What a file takes at least.
 pub(crate) const BLOCK_BYTES: u64 = 4096;
@@ -208,7 +208,6 @@ impl Measured {
 
     /// Only a hint, so nothing is synced.
     pub(crate) fn keep(self, disk: &Disk) -> io::Result<()> {
-        let temp = disk.root().join(TMP).join(disk.unused(FILE));
         let Self {
             used_bytes,
             free_bytes,
@@ -216,13 +215,7 @@ impl Measured {
             stuck_bytes,
         } = self;
         let text = format!("{used_bytes} {free_bytes} {at_ms} {stuck_bytes}\n");
-        let kept = fs::write(&temp, text).and_then(|()| fs::rename(&temp, disk.root().join(FILE)));
-        if kept.is_err()
-            && let Err(error) = fs::remove_file(&temp)
-        {
-            tracing::debug!(%error, "a temporary file stays until the next start");
-        }
-        kept
+        disk.write_uncounted(FILE, text.as_bytes())
     }
 
     fn parse(text: &str) -> Option<Self> {

@@ -83,6 +83,13 @@ pub(crate) fn forms_name(diff_id: DiffId) -> String {
     file_name("forms", &diff_id.0.hex())
 }
 
+/// The forms that a file of forms names.
+pub(crate) fn parse_forms(payload: &[u8]) -> Option<Vec<Descriptor>> {
+    // As for `sealed::decode`: whose file it is does not matter, it counts as absent.
+    let forms = v1::StoredForms::decode(payload).ok()?.forms;
+    forms.into_iter().map(|form| Descriptor::try_from(form).ok()).collect()
+}
+
 impl DiskRecords {
     pub(crate) fn new(disk: Arc<Disk>, index: Arc<Index>) -> Self {
         Self {
@@ -100,10 +107,7 @@ impl DiskRecords {
     /// Forms of a layer that became known after its records were written.
     #[must_use]
     pub fn forms(&self, diff_id: DiffId) -> Vec<Descriptor> {
-        let parse = |payload: Vec<u8>| {
-            let forms = v1::StoredForms::decode(payload.as_slice()).ok()?.forms;
-            forms.into_iter().map(|form| Descriptor::try_from(form).ok()).collect()
-        };
+        let parse = |payload: Vec<u8>| parse_forms(&payload);
         sealed::read(&self.disk, &forms_name(diff_id), sealed::MAX_BYTES, parse).unwrap_or_default()
     }
 

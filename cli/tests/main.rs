@@ -28,3 +28,4 @@ mod sources;
 mod store;
 mod test_files;
 mod together;
+mod verify;

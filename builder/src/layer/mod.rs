@@ -15,4 +15,5 @@ pub mod compress;
 pub(crate) mod read;
 pub(crate) mod merge;
 mod place;
+pub mod compare;
 pub mod apply;

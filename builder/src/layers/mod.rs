@@ -10,13 +10,14 @@
 
 mod damage;
 mod piped;
+mod verify;
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cache::blob::BlobStore;
-use cache::lease::{Held, Lease};
+use cache::lease::{Held, Lease, Moment};
 use cache::records::RecordStore;
 use cache::store::Store;
 use futures_util::future::try_join_all;
@@ -40,7 +41,7 @@ use crate::layer::tar::WrittenLayer;
 use crate::layer::{compress, tar};
 use crate::phase::Phase;
 use crate::request::{Blame, BuildError};
-use crate::snapshot::overlay::OverlaySnapshotter;
+use crate::snapshot::overlay::{Hidden, OverlaySnapshotter};
 use crate::snapshot::{self, Active, CreateError, Snapshotter};
 use crate::stack::{Layer, Origin, Stack};
 
@@ -69,6 +70,8 @@ struct Inner {
     trees: Mutex<HashMap<DiffId, Arc<Tree>>>,
     /// One lock a chain that is being unpacked, so that builds that need it at the same time unpack it once.
     unpacking: Mutex<HashMap<ChainId, Arc<tokio::sync::Mutex<()>>>>,
+    /// Damaged snapshots, each with the moment since when nobody finds it.
+    set_aside: Mutex<Vec<(Moment, Hidden)>>,
 }
 
 impl Layers {
@@ -81,6 +84,7 @@ impl Layers {
                 snapshots: Arc::new(snapshots),
                 trees: Mutex::default(),
                 unpacking: Mutex::default(),
+                set_aside: Mutex::default(),
             }),
             lease: None,
         }
@@ -248,11 +252,18 @@ impl Layers {
     pub fn commit(&self, active: Active, below: Option<ChainId>, written: WrittenLayer) -> Result<Layer, BuildError> {
         let chain = ChainId::append(below, written.diff_id);
         self.hold(Held::Chain(chain));
+        // The tree first: whoever finds the snapshot can compare it.
+        let remembered = self.remember_tree(written.diff_id, written.tree);
+        if let Err(error) = remembered {
+            if let Err(left) = self.inner.snapshots.abandon(active) {
+                tracing::warn!(error = %left, "a snapshot that cannot be kept stays until the next start");
+            }
+            return Err(error);
+        }
         self.inner
             .snapshots
             .commit(active, &chain)
             .map_err(|error| store_failed(&error))?;
-        self.remember_tree(written.diff_id, written.tree)?;
         Ok(Layer::built(written.diff_id, written.size_bytes, Vec::new()))
     }
 
@@ -354,7 +365,6 @@ impl Layers {
     ) -> Result<(), BuildError> {
         let _phase = Phase::Unpack.start();
         let compression = compression_of(blob)?;
-        let mut tree = None;
         let created = snapshot::create(&*self.inner.snapshots, below, &chain, |dest, lowers| {
             let reader = self.open_blob(blob)?;
             let source = LayerSource {
@@ -363,17 +373,14 @@ impl Layers {
                 expected: info.diff_id,
             };
             let unpacked = apply::unpack(source, dest, lowers, &Limits::default());
-            tree = Some(unpacked.map_err(|error| broken_layer(blob, &error))?.tree);
-            Ok::<_, BuildError>(())
+            let tree = unpacked.map_err(|error| broken_layer(blob, &error))?.tree;
+            // Before the snapshot is there: whoever finds it can compare it.
+            self.remember_tree(info.diff_id, tree)
         });
-        created.map_err(|error| match error {
+        created.map(drop).map_err(|error| match error {
             CreateError::Fill(error) => error,
             CreateError::Snapshot(error) => store_failed(&error),
-        })?;
-        if let Some(tree) = tree {
-            self.remember_tree(info.diff_id, tree)?;
-        }
-        Ok(())
+        })
     }
 
     fn open_blob(&self, blob: &Descriptor) -> Result<Box<dyn Read + Send>, BuildError> {

@@ -5,6 +5,7 @@
 
 pub mod admin;
 mod pruning;
+mod verifying;
 pub mod builds;
 mod explain;
 pub mod listen;
