@@ -26,6 +26,7 @@ mod serve;
 mod server;
 mod sources;
 mod store;
+mod survival;
 mod test_files;
 mod together;
 mod verify;
