@@ -17,6 +17,7 @@ mod help;
 mod leases;
 mod mounts;
 mod networks;
+mod old_stores;
 mod outputs;
 mod platforms;
 mod privileges;
