@@ -15,6 +15,7 @@ mod explain;
 mod failures;
 mod help;
 mod leases;
+mod memory;
 mod mounts;
 mod networks;
 mod old_stores;

@@ -10,6 +10,7 @@
 
 mod damage;
 mod piped;
+mod tree_cache;
 mod verify;
 
 use std::collections::HashMap;
@@ -48,9 +49,7 @@ use crate::stack::{Layer, Origin, Stack};
 pub use crate::layer::entry::to_path;
 use damage::broken_layer;
 pub use damage::{is_damage, is_exhaustion, lost, store_failed};
-
-/// Trees of layers that are kept in memory; the others are read again from the store.
-const TREES_KEPT: usize = 256;
+use tree_cache::TreeCache;
 
 /// Most threads that compress one layer, each with some megabytes to work on. The bytes do not depend on it.
 const COMPRESS_THREADS: usize = 4;
@@ -67,7 +66,7 @@ pub struct Layers {
 struct Inner {
     store: Arc<Store>,
     snapshots: Arc<OverlaySnapshotter>,
-    trees: Mutex<HashMap<DiffId, Arc<Tree>>>,
+    trees: Mutex<TreeCache>,
     /// One lock a chain that is being unpacked, so that builds that need it at the same time unpack it once.
     unpacking: Mutex<HashMap<ChainId, Arc<tokio::sync::Mutex<()>>>>,
     /// Damaged snapshots, each with the moment since when nobody finds it.
@@ -228,8 +227,7 @@ impl Layers {
             .trees
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .get(&diff_id)
-            .cloned();
+            .get(diff_id);
         kept.or_else(|| {
             let tree = Arc::new(self.inner.store.trees().tree(diff_id)?);
             self.keep_tree(diff_id, &tree);
@@ -239,10 +237,7 @@ impl Layers {
 
     fn keep_tree(&self, diff_id: DiffId, tree: &Arc<Tree>) {
         let mut trees = self.inner.trees.lock().unwrap_or_else(PoisonError::into_inner);
-        if trees.len() >= TREES_KEPT {
-            trees.clear();
-        }
-        trees.insert(diff_id, Arc::clone(tree));
+        trees.put(diff_id, tree);
     }
 
     /// Makes the changes in `active`, over the layers that end in `below`, a layer: its bytes stay where they are.

@@ -62,6 +62,12 @@ pub enum ServeError {
     Transport(#[from] tonic::transport::Error),
 }
 
+/// Prepares a process that only serves, and for long: memory that builds freed goes back to the system. To be called before there are
+/// further threads.
+pub fn prepare_process() {
+    crate::sys::give_back_what_is_free();
+}
+
 /// What the services of one server share.
 #[derive(Debug)]
 pub struct Shared {
