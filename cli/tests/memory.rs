@@ -9,6 +9,8 @@ use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use testdata::machine::number;
+
 use crate::support::Place;
 use crate::support::build::needs;
 use crate::support::leaks::nothing_is_left;
@@ -58,6 +60,11 @@ impl Drop for Group {
     }
 }
 
+/// Past the harness, which shows what a test prints only if it fails.
+fn say(words: &str) {
+    std::io::Write::write_all(&mut std::io::stderr(), format!("{words}\n").as_bytes()).unwrap();
+}
+
 fn most_resident_kb(server: Pid) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", server.as_raw_nonzero())).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
@@ -67,12 +74,12 @@ fn most_resident_kb(server: Pid) -> u64 {
 #[test]
 fn a_layer_may_be_larger_than_the_memory_of_the_server() {
     needs!();
-    let megabytes: u64 = std::env::var("RBUILD_TEST_LAYER_MB").map_or(64, |number| number.parse().unwrap());
+    let megabytes = number("RBUILD_TEST_LAYER_MB", 64);
     let place = Place::new();
     let Some(group) = Group::new(&format!("rbuild-test-{}", std::process::id())) else {
-        let required = std::env::var_os("RBUILD_TEST_REQUIRE").is_some();
+        let required = testdata::machine::path("RBUILD_TEST_REQUIRE").is_some();
         assert!(!required, "no memory controller can be used here");
-        eprintln!("SKIPPED: no memory controller can be used here");
+        say("SKIPPED: no memory controller can be used here");
         return;
     };
     let serve = "echo $$ > \"$0/cgroup.procs\" && exec \"$@\"";
@@ -122,12 +129,12 @@ fn a_layer_may_be_larger_than_the_memory_of_the_server() {
     let verified = place.run(&["store", "verify"]).exits(0).stdout;
     let pid = Pid::from_child(&server);
     let most_kb = most_resident_kb(pid);
-    eprintln!(
-        "{megabytes} MiB: most resident {most_kb} kB; group: {}; {verified}",
-        group.facts()
-    );
+    let facts = group.facts();
+    say(&format!(
+        "{megabytes} MiB: most resident {most_kb} kB; group: {facts}; {verified}"
+    ));
     assert_eq!(place.server(), Some(pid), "the server lives");
-    assert!(most_kb < MOST_RESIDENT_KB, "{most_kb} kB: {}", group.facts());
+    assert!(most_kb < MOST_RESIDENT_KB, "{most_kb} kB: {facts}");
     kill_process(pid, Signal::TERM).unwrap();
     assert!(end_of(&mut server).success());
     nothing_is_left(&place.root());

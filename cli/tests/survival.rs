@@ -44,9 +44,9 @@ fn place() -> Place {
 
 /// The base image, as a flag.
 fn base(place: &Place) -> String {
-    match std::env::var("RBUILD_TEST_BASE") {
-        Ok(layout) => format!("--build-context=base=oci-layout://{layout}"),
-        Err(_) => place.base(),
+    match testdata::machine::path("RBUILD_TEST_BASE") {
+        Some(layout) => format!("--build-context=base=oci-layout://{layout}"),
+        None => place.base(),
     }
 }
 

@@ -36,15 +36,14 @@ impl Run<'_> {
                 }
             };
             self.summary.files += 1;
-            self.blob(&name, digest, &file, (done, total), &mut buffer)?;
+            self.blob((&name, digest), &file, (done, total), &mut buffer)?;
         }
         Ok(())
     }
 
     fn blob(
         &mut self,
-        name: &str,
-        digest: Digest,
+        (name, digest): (&str, Digest),
         file: &File,
         (done, total): (usize, usize),
         buffer: &mut [u8],

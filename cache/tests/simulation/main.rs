@@ -14,7 +14,7 @@ use disk::{Draw, Failure, Journal, Tape, come_up};
 use scenario::{Expected, Promise, Promises, build, check, check_files, open, run};
 
 /// Losses of power at each step, unless told otherwise.
-const ROUNDS: usize = 4;
+const ROUNDS: u32 = 4;
 
 /// In memory if that can be: these tests sync thousands of times.
 fn directory() -> tempfile::TempDir {
@@ -25,7 +25,8 @@ fn directory() -> tempfile::TempDir {
     }
 }
 
-fn rounds() -> usize {
+#[expect(clippy::disallowed_methods, reason = "the environment of the tests, not of the program")]
+fn rounds() -> u32 {
     std::env::var("RBUILD_TEST_ROUNDS").map_or(ROUNDS, |rounds| rounds.parse().unwrap())
 }
 
@@ -49,13 +50,13 @@ fn comes_back(root: &Path, boot: &str, expected: &Expected, told: &str) {
 }
 
 /// What the machine came up with is opened by a process that dies, too, and then by one that lives.
-fn check_after(ops: &[disk::Op], journal: Journal, seed: usize, expected: &Expected) {
+fn check_after(ops: &[disk::Op], journal: Journal, seed: u32, expected: &Expected) {
     let told = format!("{} steps, {journal:?}, seed {seed}, last {:?}", ops.len(), ops.last());
     let dir = directory();
     let root = dir.path().join("store");
     std::fs::create_dir(&root).unwrap();
     std::fs::set_permissions(&root, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
-    let mut draw = Draw(seed as u64 * 1_000_003 + ops.len() as u64);
+    let mut draw = Draw(u64::from(seed) * 1_000_003 + ops.len() as u64);
     come_up(ops, journal, &mut draw, &root);
     let boot = match journal {
         Journal::Kept => "boot",

@@ -29,5 +29,5 @@ impl Draw {
 
 /// `RBUILD_TEST_ROUNDS`, or what is enough for every day.
 pub(crate) fn rounds(every_day: u32) -> u32 {
-    std::env::var("RBUILD_TEST_ROUNDS").map_or(every_day, |rounds| rounds.parse().unwrap())
+    testdata::machine::number("RBUILD_TEST_ROUNDS", every_day)
 }
