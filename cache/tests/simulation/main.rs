@@ -25,7 +25,10 @@ fn directory() -> tempfile::TempDir {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the environment of the tests, not of the program")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the environment of the tests, not of the program"
+)]
 fn rounds() -> u32 {
     std::env::var("RBUILD_TEST_ROUNDS").map_or(ROUNDS, |rounds| rounds.parse().unwrap())
 }
