@@ -13,6 +13,9 @@ use crate::host::Clock;
 /// Output of one step that is kept and shown; what comes after is dropped with a note.
 pub const STEP_LOG_LIMIT: usize = 16 << 20;
 
+/// What an event takes beside the output in it: its fields, its build's ID, the name of a step.
+const EVENT_BYTES: usize = size_of::<v1::Event>() + 128;
+
 /// Events of one build.
 #[derive(Debug)]
 pub struct EventLog {
@@ -49,6 +52,17 @@ impl EventLog {
             state: Mutex::default(),
             length: watch::Sender::new(0),
         })
+    }
+
+    /// About how many bytes of memory its events take.
+    #[must_use]
+    pub fn size_bytes(&self) -> usize {
+        let bytes = |event: &v1::Event| match &event.kind {
+            // What steps print is nearly all there ever is.
+            Some(Kind::StepLog(log)) => log.data.len() + EVENT_BYTES,
+            _ => EVENT_BYTES,
+        };
+        self.state().events.iter().map(bytes).sum()
     }
 
     /// Appends an event. After [`Kind::Finished`] nothing is taken any more.

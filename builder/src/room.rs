@@ -185,11 +185,21 @@ impl Room {
     /// When the store cannot be looked through.
     pub fn collect(&self, policy: &Policy) -> Result<Freed, GcError> {
         let inner = &self.inner;
+        inner.layers.remove_set_aside();
         inner.store.gc(policy, Some(&SnapshotsOf(&inner.layers)))
     }
 
     /// Collects if the store is beyond its marks. A failure is a line of the log: the next build tries again.
     pub async fn after_build(&self) {
+        if self.inner.layers.has_set_aside() {
+            let layers = self.inner.layers.clone();
+            let removed = blocking::run(move || {
+                layers.remove_set_aside();
+                Ok(())
+            });
+            // It fails only when the server ends, and the next one removes them.
+            drop(removed.await);
+        }
         // Whoever collects now sees what this build left, or the next build does.
         let Ok(_alone) = self.inner.collecting.try_lock() else {
             return;

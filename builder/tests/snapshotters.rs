@@ -161,6 +161,32 @@ fn sweeping_keeps_what_is_durable_only() {
 }
 
 #[test]
+fn what_a_killed_process_committed_is_kept_while_the_machine_runs_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = |boot: Option<&str>| {
+        let snapshots = OverlaySnapshotter::open(&dir.path().join("snapshots")).unwrap();
+        snapshots.on_boot(boot.map(str::to_owned))
+    };
+    let kept = commit(&open(Some("one")), &[], "kept");
+    let next_owner = open(Some("one"));
+    next_owner.sweep().unwrap();
+    assert!(next_owner.contains(&kept));
+    // From now on it is durable.
+    next_owner.sync().unwrap();
+    let lost = commit(&next_owner, &[], "lost");
+    let after_power_cut = open(Some("two"));
+    after_power_cut.sweep().unwrap();
+    assert!(after_power_cut.contains(&kept) && !after_power_cut.contains(&lost));
+    let nameless = commit(&open(None), &[], "nameless");
+    let nobody_knows = open(None);
+    nobody_knows.sweep().unwrap();
+    assert!(
+        !nobody_knows.contains(&nameless),
+        "nothing says that the machine ran on"
+    );
+}
+
+#[test]
 fn removal_copes_with_deep_trees() {
     let (dir, snapshots) = store();
     let active = snapshots.prepare(&[]).unwrap();
@@ -225,11 +251,13 @@ fn a_damaged_snapshot_is_out_of_sight_and_stays_for_who_runs_on_it() {
     let (dir, snapshots) = store();
     let one = commit(&snapshots, &[], "one");
     let file = std::fs::File::open(snapshots.layer_dir(&one)).unwrap();
-    snapshots.set_aside(&one).unwrap();
+    let hidden = snapshots.set_aside(&one).unwrap();
     assert!(!snapshots.contains(&one));
     let opened = std::path::PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file)));
     assert_eq!(std::fs::read_to_string(opened.join("one")).unwrap(), "one");
-    snapshots.set_aside(&one).unwrap();
+    drop(snapshots.set_aside(&one).unwrap());
+    snapshots.remove_hidden(hidden).unwrap();
+    assert_eq!(snapshots.others().unwrap(), [""; 0], "nothing is left of it");
     commit(&snapshots, &[], "one");
     assert!(snapshots.contains(&one));
     snapshots.sync().unwrap();

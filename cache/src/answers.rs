@@ -70,18 +70,20 @@ impl Answers {
     }
 
     fn read(&self, name: &str) -> Option<KnownFile> {
-        let parse = |payload: Vec<u8>| {
-            let message = v1::StoredAnswer::decode(payload.as_slice()).ok()?;
-            Some(KnownFile {
-                validators: Validators {
-                    etag: message.etag,
-                    last_modified: message.last_modified,
-                },
-                digest: Digest::from_bytes(message.digest.try_into().ok()?),
-                modified: message.modified,
-                key: CacheKey(ContentDigest::from_bytes(message.key.try_into().ok()?)),
-            })
-        };
-        sealed::read(&self.disk, name, MAX_BYTES, parse)
+        sealed::read(&self.disk, name, MAX_BYTES, |payload| parse(&payload))
     }
+}
+
+/// The answer that a file of one says; one that says something else is none.
+pub(crate) fn parse(payload: &[u8]) -> Option<KnownFile> {
+    let message = v1::StoredAnswer::decode(payload).ok()?;
+    Some(KnownFile {
+        validators: Validators {
+            etag: message.etag,
+            last_modified: message.last_modified,
+        },
+        digest: Digest::from_bytes(message.digest.try_into().ok()?),
+        modified: message.modified,
+        key: CacheKey(ContentDigest::from_bytes(message.key.try_into().ok()?)),
+    })
 }

@@ -2,16 +2,18 @@
 //! nothing.
 //!
 //! The limit counts files from their first byte and snapshots when they are committed; what steps write meanwhile, and into
-//! cache mounts, is found by the next measurement. Measuring walks the whole store, so its result is kept in the file `usage`
+//! cache mounts, is found by the next measurement. Downloads, and copies that fill a mount, are counted while they last, by a
+//! [`Charge`]; archives that `ADD` unpacks are not: their own limits bound them, and their layer is counted beside them. Measuring walks the whole store, so its result is kept in the file `usage`
 //! with the room that was free at that time: whatever the store grew by is missing there now. Others may have made room on the
 //! same disk meanwhile, so what was written here is counted, too, and the larger of both is believed.
 
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::durable::{Disk, TMP};
+use crate::durable::Disk;
 
 /// What a file takes at least.
 pub(crate) const BLOCK_BYTES: u64 = 4096;
@@ -145,6 +147,45 @@ impl Budget {
     }
 }
 
+/// What was charged for a file without a name, or one that will be removed; given back when this is dropped.
+#[derive(Debug)]
+pub struct Charge {
+    budget: Arc<Budget>,
+    bytes: u64,
+}
+
+impl Charge {
+    /// Nothing yet.
+    #[must_use]
+    pub fn new(budget: &Arc<Budget>) -> Self {
+        Self {
+            budget: Arc::clone(budget),
+            bytes: 0,
+        }
+    }
+
+    /// Takes further `bytes`.
+    ///
+    /// # Errors
+    /// [`OverLimit`], if less is left.
+    pub fn add(&mut self, bytes: u64) -> io::Result<()> {
+        self.budget.charge(bytes)?;
+        self.bytes += bytes;
+        Ok(())
+    }
+
+    /// Gives everything back: the file is empty again.
+    pub fn clear(&mut self) {
+        self.budget.refund(std::mem::take(&mut self.bytes));
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
 fn less(counter: &AtomicU64, bytes: u64) {
     let subtract = |before: u64| Some(before.saturating_sub(bytes));
     let changed = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, subtract);
@@ -208,7 +249,6 @@ impl Measured {
 
     /// Only a hint, so nothing is synced.
     pub(crate) fn keep(self, disk: &Disk) -> io::Result<()> {
-        let temp = disk.root().join(TMP).join(disk.unused(FILE));
         let Self {
             used_bytes,
             free_bytes,
@@ -216,13 +256,7 @@ impl Measured {
             stuck_bytes,
         } = self;
         let text = format!("{used_bytes} {free_bytes} {at_ms} {stuck_bytes}\n");
-        let kept = fs::write(&temp, text).and_then(|()| fs::rename(&temp, disk.root().join(FILE)));
-        if kept.is_err()
-            && let Err(error) = fs::remove_file(&temp)
-        {
-            tracing::debug!(%error, "a temporary file stays until the next start");
-        }
-        kept
+        disk.write_uncounted(FILE, text.as_bytes())
     }
 
     fn parse(text: &str) -> Option<Self> {
@@ -257,6 +291,20 @@ mod tests {
         budget.refund(3);
         budget.charge(3).unwrap();
         budget.correct(0);
+        budget.charge(10).unwrap();
+    }
+
+    #[test]
+    fn what_a_file_without_a_name_takes_is_given_back() {
+        let budget = Arc::new(Budget::default());
+        budget.limit_to(10, 0);
+        let mut charge = Charge::new(&budget);
+        charge.add(6).unwrap();
+        assert!(charge.add(5).is_err());
+        assert!(budget.charge(5).is_err());
+        charge.clear();
+        charge.add(10).unwrap();
+        drop(charge);
         budget.charge(10).unwrap();
     }
 

@@ -19,6 +19,7 @@ use proto::v1;
 
 use crate::durable::{Disk, Sync, TMP, WriteError};
 use crate::index::{Index, Used};
+use crate::lease::{Held, Leases};
 use crate::remove::remove_tree;
 use crate::sealed;
 use crate::usage::{self, there};
@@ -133,22 +134,39 @@ impl CacheMounts {
         };
         sealed::write(&self.disk, &about_name(name), message.encode_to_vec(), Sync::Group)?;
         let path = self.path(name);
-        fs::rename(filled, &path).map_err(|source| WriteError::new(&path, 0, source))
+        let moved = self.disk.rename(filled, &path);
+        moved.map_err(|source| WriteError::new(&path, 0, source))
     }
 
     /// What the directory is, as far as it is known.
     #[must_use]
     pub fn about(&self, name: MountName) -> Option<About> {
-        let parse = |payload: Vec<u8>| {
-            let message = v1::StoredCacheMount::decode(payload.as_slice()).ok()?;
-            Some(About {
-                id: message.id,
-                platform: message.platform,
-                created_ms: message.created_ms,
-                step: message.step,
-            })
-        };
-        sealed::read(&self.disk, &about_name(name), MAX_ABOUT, parse)
+        sealed::read(&self.disk, &about_name(name), MAX_ABOUT, |payload| parse(&payload))
+    }
+
+    /// The files that describe directories, with their sizes in bytes.
+    pub(crate) fn about_files(&self) -> io::Result<Vec<(String, u64)>> {
+        let mut files = Vec::new();
+        for entry in there(fs::read_dir(self.disk.root().join(DIR)))?.into_iter().flatten() {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if mount_of(&name).is_none() {
+                continue;
+            }
+            if let Some(facts) = there(entry.metadata())? {
+                files.push((format!("{DIR}/{name}"), facts.len()));
+            }
+        }
+        Ok(files)
+    }
+
+    /// Whether the directory that the file `about` describes is there, or somebody is about to put it there.
+    pub(crate) fn has_mount_of(&self, about: &str, leases: &Leases) -> bool {
+        let name = about.rsplit('/').next().and_then(mount_of);
+        name.is_some_and(|name| {
+            let free = leases.unless_held(&[Held::CacheMount(name)], || self.path(name).is_dir());
+            free.unwrap_or(true)
+        })
     }
 
     pub(crate) fn list(&self) -> io::Result<Vec<Found>> {
@@ -179,7 +197,8 @@ impl CacheMounts {
     /// Takes a directory out of sight, which is quick. What is returned is to be removed, which is not.
     pub(crate) fn take_away(&self, name: MountName) -> io::Result<Taken> {
         let taken = self.disk.unused(&format!("removed-{name}"));
-        fs::rename(self.path(name), self.disk.root().join(TMP).join(&taken))?;
+        self.disk
+            .rename(&self.path(name), &self.disk.root().join(TMP).join(&taken))?;
         self.disk.remove(&about_name(name))?;
         self.index.forget(Used::CacheMount(name));
         Ok(Taken(taken))
@@ -194,6 +213,22 @@ impl CacheMounts {
 /// A directory that nobody finds any more, by its name in `tmp`.
 #[must_use]
 pub(crate) struct Taken(String);
+
+/// What a file that describes a directory says of it; one that says something else is none.
+pub(crate) fn parse(payload: &[u8]) -> Option<About> {
+    let message = v1::StoredCacheMount::decode(payload).ok()?;
+    Some(About {
+        id: message.id,
+        platform: message.platform,
+        created_ms: message.created_ms,
+        step: message.step,
+    })
+}
+
+/// The mount that a file of that name describes.
+fn mount_of(file: &str) -> Option<MountName> {
+    MountName::parse(file.strip_suffix(ABOUT)?)
+}
 
 fn about_name(name: MountName) -> String {
     format!("{DIR}/{name}{ABOUT}")

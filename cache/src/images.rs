@@ -14,7 +14,7 @@ use proto::reference::Reference;
 use proto::v1;
 
 use crate::durable::{Disk, Sync, WriteError};
-use crate::sealed;
+use crate::sealed::{self, Inspected};
 
 /// Longest name of a file made from a reference; longer ones are named by digest, since file systems end at 255 bytes.
 const MAX_NAME: usize = 240;
@@ -104,6 +104,15 @@ impl Images {
     pub fn image(&self, reference: &Reference) -> Option<Image> {
         self.read(&file_name(reference))
             .filter(|image| image.reference == *reference)
+    }
+
+    /// As [`Images::image`], but a damaged one stays where it is.
+    pub(crate) fn peek(&self, reference: &Reference) -> Option<Image> {
+        let parse = |payload: Vec<u8>| sealed::decode::<v1::StoredImage, Image>(&payload);
+        match sealed::inspect(&self.disk, &file_name(reference), sealed::MAX_BYTES, parse) {
+            Inspected::Good(image) => Some(image),
+            Inspected::Absent | Inspected::Damaged(_) | Inspected::Unreadable(_) => None,
+        }
     }
 
     fn read(&self, name: &str) -> Option<Image> {

@@ -7,15 +7,24 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use proto::digest::{ChainId, Digest};
 use proto::record::CacheKey;
 
 use crate::cache_mounts::MountName;
 use crate::durable::lock;
+
+/// What sled may keep in memory while it is open, which is for as long as reading everything once takes.
+const CACHE_BYTES: u64 = 1 << 20;
+/// Longest wait for the lock of the files.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+/// Time between two looks at it.
+const LOCK_POLL: Duration = Duration::from_millis(5);
 
 /// Tells the time in milliseconds since 1970.
 pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
@@ -109,13 +118,40 @@ impl Index {
         if noted.is_empty() {
             return;
         }
-        *lock(&self.known) = Some(exchange(&self.dir, noted));
+        // Locked meanwhile: two cannot have the files open.
+        let mut known = lock(&self.known);
+        *known = Some(exchange(&self.dir, noted));
+    }
+
+    /// What is wrong with the files, as far as reading all of them tells. Nothing if there are none: that is an empty index.
+    pub(crate) fn damage(&self) -> Option<String> {
+        let _nobody_else = lock(&self.known);
+        match self.dir.exists() {
+            true => guarded(&self.dir, Vec::new()).err(),
+            false => None,
+        }
+    }
+
+    /// Writes the index anew with what it knows.
+    pub(crate) fn renew(&self) {
+        let mut known = lock(&self.known);
+        let mut uses = known.take().unwrap_or_else(|| exchange(&self.dir, Vec::new()));
+        for (name, at) in lock(&self.noted).drain() {
+            match at {
+                Some(at) => uses.insert(name, at),
+                None => uses.remove(&name),
+            };
+        }
+        remove(&self.dir);
+        let notes = uses.into_iter().map(|(name, at)| (name, Some(at))).collect();
+        *known = Some(exchange(&self.dir, notes));
     }
 
     /// Forgets everything and starts an empty index: the times of the files answer from now on.
     pub fn rebuild(&self) {
+        let mut known = lock(&self.known);
         remove(&self.dir);
-        *lock(&self.known) = Some(exchange(&self.dir, Vec::new()));
+        *known = Some(exchange(&self.dir, Vec::new()));
     }
 }
 
@@ -147,12 +183,28 @@ fn guarded(dir: &Path, noted: Vec<Note>) -> Result<Uses, String> {
     running.join().unwrap_or_else(|_| Err("sled panicked".to_owned()))
 }
 
-fn write_and_read(dir: &Path, noted: &[Note]) -> sled::Result<Uses> {
-    let db = sled::Config::new()
+/// Opens the files. Whoever had them open last, in this process, may hold their lock a little longer: sled ends in the background,
+/// and a child that was just forked has everything until it runs its program. That is no damage.
+fn open(dir: &Path) -> sled::Result<sled::Db> {
+    let config = sled::Config::new()
         .path(dir)
-        .cache_capacity(16 << 20)
-        .flush_every_ms(None)
-        .open()?;
+        .cache_capacity(CACHE_BYTES)
+        .flush_every_ms(None);
+    let mut left = LOCK_PATIENCE;
+    loop {
+        match config.open() {
+            // It has no kind of its own.
+            Err(sled::Error::Io(error)) if error.to_string().contains("could not acquire lock") && !left.is_zero() => {
+                thread::sleep(LOCK_POLL);
+                left = left.saturating_sub(LOCK_POLL);
+            }
+            opened => return opened,
+        }
+    }
+}
+
+fn write_and_read(dir: &Path, noted: &[Note]) -> sled::Result<Uses> {
+    let db = open(dir)?;
     let mut batch = sled::Batch::default();
     for (name, at) in noted {
         match at {
@@ -179,7 +231,7 @@ fn remove(dir: &Path) {
         fs::remove_file(dir)
     };
     if let Err(error) = removed
-        && error.kind() != std::io::ErrorKind::NotFound
+        && error.kind() != io::ErrorKind::NotFound
     {
         tracing::warn!(path = %dir.display(), %error, "the damaged index cannot be removed");
     }

@@ -3,7 +3,7 @@
 //! One process owns the store, so leases are in memory and end with it. Whatever a lease holds is not collected: the check
 //! and the removal of a thing happen under one lock, so there is no moment between them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
 use proto::digest::{ChainId, DiffId, Digest};
@@ -32,13 +32,26 @@ pub enum Held {
 #[derive(Debug)]
 pub struct Leases {
     counts: Mutex<HashMap<Held, usize>>,
+    taken: Mutex<Taken>,
     index: Arc<Index>,
 }
+
+/// Which leases there are, by the order in which they were taken.
+#[derive(Debug, Default)]
+struct Taken {
+    next: u64,
+    live: BTreeSet<u64>,
+}
+
+/// A moment in the life of a store, by which leases there were; no clock is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment(u64);
 
 /// Holds things until it is dropped.
 #[derive(Debug)]
 pub struct Lease {
     leases: Arc<Leases>,
+    number: u64,
     held: Mutex<HashSet<Held>>,
 }
 
@@ -46,6 +59,7 @@ impl Leases {
     pub(crate) fn new(index: Arc<Index>) -> Self {
         Self {
             counts: Mutex::default(),
+            taken: Mutex::default(),
             index,
         }
     }
@@ -53,10 +67,27 @@ impl Leases {
     /// A lease that holds nothing yet.
     #[must_use]
     pub fn take(self: &Arc<Self>) -> Lease {
+        let mut taken = lock(&self.taken);
+        let number = taken.next;
+        taken.next += 1;
+        taken.live.insert(number);
         Lease {
             leases: Arc::clone(self),
+            number,
             held: Mutex::default(),
         }
+    }
+
+    /// This moment.
+    #[must_use]
+    pub fn now(&self) -> Moment {
+        Moment(lock(&self.taken).next)
+    }
+
+    /// Whether every lease that was there at `moment` has ended: what only their holders knew of, nobody knows of any more.
+    #[must_use]
+    pub fn all_ended_since(&self, moment: Moment) -> bool {
+        lock(&self.taken).live.first().is_none_or(|oldest| *oldest >= moment.0)
     }
 
     /// Everything that is held now.
@@ -91,6 +122,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        lock(&self.leases.taken).live.remove(&self.number);
         let mut counts = lock(&self.leases.counts);
         for thing in lock(&self.held).drain() {
             if let Some(count) = counts.get_mut(&thing) {
@@ -100,5 +132,27 @@ impl Drop for Lease {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_is_over_when_all_its_leases_are_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        let index = Arc::new(Index::new(dir.path().to_owned(), Arc::new(|| 0)));
+        let leases = Arc::new(Leases::new(index));
+        let before = leases.now();
+        let (first, second) = (leases.take(), leases.take());
+        let moment = leases.now();
+        let later = leases.take();
+        assert!(leases.all_ended_since(before), "there was none then");
+        drop(second);
+        assert!(!leases.all_ended_since(moment));
+        drop(first);
+        assert!(leases.all_ended_since(moment), "the one that is left came later");
+        drop(later);
     }
 }

@@ -21,6 +21,7 @@ pub mod images;
 pub mod index;
 pub mod lease;
 pub mod gc;
+pub mod verify;
 pub mod usage;
 pub mod registry;
 pub mod download;

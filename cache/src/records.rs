@@ -83,6 +83,21 @@ pub(crate) fn forms_name(diff_id: DiffId) -> String {
     file_name("forms", &diff_id.0.hex())
 }
 
+/// Blobs that hold a layer, and by which recipes those of this store were made.
+pub(crate) type Forms = (Vec<Descriptor>, Vec<(Digest, String)>);
+
+/// The forms that a file of forms names.
+pub(crate) fn parse_forms(payload: &[u8]) -> Option<Forms> {
+    // As for `sealed::decode`: whose file it is does not matter, it counts as absent.
+    let stored = v1::StoredForms::decode(payload).ok()?;
+    let forms = stored.forms.into_iter().map(|form| Descriptor::try_from(form).ok());
+    let made = stored.made.into_iter().map(|made| {
+        let digest = Digest::from_bytes(made.digest.try_into().ok()?);
+        Some((digest, made.recipe))
+    });
+    Some((forms.collect::<Option<_>>()?, made.collect::<Option<_>>()?))
+}
+
 impl DiskRecords {
     pub(crate) fn new(disk: Arc<Disk>, index: Arc<Index>) -> Self {
         Self {
@@ -118,16 +133,8 @@ impl DiskRecords {
         self.add(diff_id, form, Some(recipe))
     }
 
-    fn read_forms(&self, diff_id: DiffId) -> (Vec<Descriptor>, Vec<(Digest, String)>) {
-        let parse = |payload: Vec<u8>| {
-            let stored = v1::StoredForms::decode(payload.as_slice()).ok()?;
-            let forms = stored.forms.into_iter().map(|form| Descriptor::try_from(form).ok());
-            let made = stored.made.into_iter().map(|made| {
-                let digest = Digest::from_bytes(made.digest.try_into().ok()?);
-                Some((digest, made.recipe))
-            });
-            Some((forms.collect::<Option<_>>()?, made.collect::<Option<_>>()?))
-        };
+    fn read_forms(&self, diff_id: DiffId) -> Forms {
+        let parse = |payload: Vec<u8>| parse_forms(&payload);
         sealed::read(&self.disk, &forms_name(diff_id), sealed::MAX_BYTES, parse).unwrap_or_default()
     }
 

@@ -3,7 +3,8 @@
 //! The name is part of the checksum, so a file that was moved to another's place is as bad as one with a flipped bit. A bad
 //! file is never an error of a build: it is set aside and counts as absent.
 
-use std::io;
+use std::fs::{File, Metadata};
+use std::io::{self, Read};
 
 use prost::Message;
 
@@ -61,6 +62,42 @@ pub(crate) fn read<T>(disk: &Disk, name: &str, limit: u64, parse: impl FnOnce(Ve
         tracing::warn!(file = name, %error, "a damaged file of the store cannot be set aside");
     }
     value
+}
+
+/// What a look at a sealed file found.
+pub(crate) enum Inspected<T> {
+    /// It is whole.
+    Good(T),
+    /// It is not there.
+    Absent,
+    /// It is not what was written; this is the file that was read.
+    Damaged(Metadata),
+    /// It is there and cannot be read.
+    Unreadable(io::Error),
+}
+
+/// As [`read`], but changes nothing.
+pub(crate) fn inspect<T>(
+    disk: &Disk,
+    name: &str,
+    limit: u64,
+    parse: impl FnOnce(Vec<u8>) -> Option<T>,
+) -> Inspected<T> {
+    let read = |file: File| {
+        let (facts, mut bytes) = (file.metadata()?, Vec::new());
+        file.take(limit + 1).read_to_end(&mut bytes)?;
+        Ok((facts, bytes))
+    };
+    let (facts, bytes) = match disk.open_file(name).and_then(|file| file.map(read).transpose()) {
+        Ok(Some(found)) => found,
+        Ok(None) => return Inspected::Absent,
+        Err(error) => return Inspected::Unreadable(error),
+    };
+    let whole = Some(bytes).filter(|bytes| bytes.len() as u64 <= limit);
+    match whole.and_then(|bytes| unseal(name, bytes)).and_then(parse) {
+        Some(value) => Inspected::Good(value),
+        None => Inspected::Damaged(facts),
+    }
 }
 
 /// A message that is a `T`: both the encoding and what it says are checked.

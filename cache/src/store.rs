@@ -4,6 +4,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
+use std::ops::ControlFlow;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,11 +21,12 @@ use crate::gc::{self, Filter, Freed, GcError, Item, Policy, SnapshotSweep};
 use crate::history::Histories;
 use crate::images::Images;
 use crate::index::{Clock, Index};
-use crate::lease::{Lease, Leases};
+use crate::lease::{Lease, Leases, Moment};
 use crate::mirrors::Mirrors;
 use crate::records::DiskRecords;
 use crate::trees::Trees;
 use crate::usage::{self, Row};
+use crate::verify::{self, Event, Repair, SnapshotCheck, Summary, VerifyError};
 
 /// Version of the tree on disk. A store of another major version is refused; see [`crate::store_format`].
 pub const FORMAT: (u32, u32) = (1, 0);
@@ -228,7 +230,7 @@ impl Store {
         }
         let store = Self::assemble(disk, lock, options);
         for dir in [store.snapshots_dir(), store.root().join("cachemounts")] {
-            fs::create_dir_all(&dir).map_err(OpenError::io(&dir))?;
+            store.disk.make_dir(&dir).map_err(OpenError::io(&dir))?;
         }
         Ok(store)
     }
@@ -256,6 +258,12 @@ impl Store {
     #[must_use]
     pub fn root(&self) -> &Path {
         self.disk.root()
+    }
+
+    /// Who is told of every step of writing; for those who write in [`Store::snapshots_dir`].
+    #[must_use]
+    pub fn faults(&self) -> &Arc<dyn Faults> {
+        self.disk.faults()
     }
 
     /// The blobs.
@@ -336,6 +344,18 @@ impl Store {
         self.leases.take()
     }
 
+    /// This moment, by which leases there are.
+    #[must_use]
+    pub fn moment(&self) -> Moment {
+        self.leases.now()
+    }
+
+    /// Whether every build that ran at `moment` has ended.
+    #[must_use]
+    pub fn all_ended_since(&self, moment: Moment) -> bool {
+        self.leases.all_ended_since(moment)
+    }
+
     /// Where the snapshotter keeps its directories.
     #[must_use]
     pub fn snapshots_dir(&self) -> PathBuf {
@@ -361,6 +381,8 @@ impl Store {
     /// # Errors
     /// When the store cannot be looked through. A thing that cannot be removed is a line of the log.
     pub fn gc(&self, policy: &Policy, snapshots: Option<&dyn SnapshotSweep>) -> Result<Freed, GcError> {
+        // For those who ask whether what is being removed is somebody's.
+        let _lease = self.lease();
         let freed = gc::collect(self, policy, snapshots)?;
         let used_bytes = freed.before_bytes.saturating_sub(freed.bytes);
         self.measured(used_bytes, 0).map_err(GcError::List)?;
@@ -419,6 +441,19 @@ impl Store {
     /// When the store cannot be looked through.
     pub fn items(&self, snapshots: Option<&dyn SnapshotSweep>, filters: &[Filter]) -> io::Result<Vec<Item>> {
         gc::items(self, snapshots, filters)
+    }
+
+    /// Reads everything and says what is wrong with it; see [`crate::verify`].
+    ///
+    /// # Errors
+    /// When a directory cannot be listed, or what is pending cannot be made durable.
+    pub fn verify(
+        &self,
+        snapshots: &dyn SnapshotCheck,
+        repair: Repair,
+        watch: &mut dyn FnMut(Event) -> ControlFlow<()>,
+    ) -> Result<Summary, VerifyError> {
+        verify::verify(self, snapshots, repair, watch)
     }
 
     /// What takes how much of the disk.

@@ -80,6 +80,7 @@
 //! - while writing in `tmp/`: removed at opening;
 //! - after renaming into `pending-`: bytes and name are in the page cache, complete. Opening commits the group. Within it,
 //!   blobs and trees were renamed before the records that name them, so each record finds its bytes;
+//! - a snapshot that was committed and not synced: it is marked with the boot ID, and kept;
 //! - inside a commit, before the directory has its second name: as above; after it: opening goes on moving the files;
 //! - between sync and rename of a *now* file: the old name stands, the new bytes are in `tmp/`.
 //!
@@ -102,6 +103,11 @@
 //!   why a step ran, never a result.
 //!
 //! *Without a boot ID*, every pending group counts as of another boot.
+//!
+//! # Verifying
+//!
+//! [`crate::verify`] reads all of this and compares: blobs with their digests, sealed files with their checksums and names, snapshots
+//! with the trees of their layers; it looks whether records and images lead to bytes that are whole, and for what is nobody's.
 //!
 //! # The index
 //!

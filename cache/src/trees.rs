@@ -12,7 +12,7 @@ use crate::records::file_name;
 use crate::sealed;
 
 /// Most bytes of the tree of one layer: some millions of files.
-const MAX_BYTES: u64 = 1 << 30;
+pub(crate) const MAX_BYTES: u64 = 1 << 30;
 
 /// Trees as files.
 #[derive(Debug)]

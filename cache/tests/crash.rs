@@ -40,8 +40,8 @@ impl Kill {
 }
 
 impl Faults for Kill {
-    fn before(&self, step: Step) -> io::Result<()> {
-        if matches!(step, Step::SyncFs | Step::SyncFile | Step::SyncDir) {
+    fn before(&self, step: Step<'_>) -> io::Result<()> {
+        if matches!(step, Step::SyncFs | Step::SyncFile(_) | Step::SyncDir(_)) {
             self.syncs.fetch_add(1, Ordering::Relaxed);
         }
         let left = self
@@ -333,7 +333,7 @@ fn a_group_is_committed_with_one_syncfs() {
     #[derive(Debug, Default)]
     struct Count(AtomicUsize);
     impl Faults for Count {
-        fn before(&self, step: Step) -> io::Result<()> {
+        fn before(&self, step: Step<'_>) -> io::Result<()> {
             self.0.fetch_add(usize::from(step == Step::SyncFs), Ordering::Relaxed);
             Ok(())
         }
@@ -415,7 +415,7 @@ fn what_was_written_again_or_removed_before_its_group_lasted_does_not_come_back(
     #[derive(Debug, Default)]
     struct FailsOnce(AtomicUsize);
     impl Faults for FailsOnce {
-        fn before(&self, step: Step) -> io::Result<()> {
+        fn before(&self, step: Step<'_>) -> io::Result<()> {
             match step == Step::SyncFs && self.0.fetch_add(1, Ordering::Relaxed) == 0 {
                 true => Err(io::Error::other("not now")),
                 false => Ok(()),

@@ -65,6 +65,9 @@ pub(crate) enum Command {
     Du(DuArgs),
     /// Free space in the store
     Prune(PruneArgs),
+    /// Look after the store
+    #[command(subcommand)]
+    Store(StoreCommand),
     /// Show what a build did, and all that differed for the steps that ran
     Explain(ExplainArgs),
     /// Show the versions of client and server
@@ -304,6 +307,24 @@ pub(crate) struct DuArgs {
     pub(crate) filters: Vec<String>,
     #[command(flatten)]
     pub(crate) format: FormatArgs,
+}
+
+/// What to do with the store.
+#[derive(Debug, Subcommand)]
+pub(crate) enum StoreCommand {
+    /// Read everything that the store holds, and say what is damaged, missing or left over; exits with 3 if something is wrong
+    Verify(VerifyArgs),
+}
+
+/// The `store verify` command.
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// Set aside what is damaged, remove what is left over or leads nowhere, make the index anew
+    #[arg(long)]
+    pub(crate) repair: bool,
+    /// Print one JSON object a line: each finding, then the sum
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// The `images` command.

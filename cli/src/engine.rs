@@ -23,6 +23,8 @@ use tonic::transport::Channel;
 use crate::dockerfile::NamedText;
 use crate::exit::{Blame, Problem};
 
+pub(crate) use builder::server::prepare_process;
+
 /// How a server is run.
 #[derive(Debug, Clone)]
 pub(crate) struct ServeOptions {

@@ -9,6 +9,7 @@ use testdata::registry::{PROGRAM, Registry};
 
 use crate::support::Place;
 use crate::support::build::needs;
+use crate::support::draw::{Draw, rounds};
 use crate::support::leaks::{mounts_below, nothing_is_left, processes_about};
 use crate::support::server::{end_of, wait_until};
 
@@ -25,21 +26,6 @@ COPY --from=one /big /file1 /from/
 RUN --mount=type=cache,target=/c date > /c/last; cp -r /bin /copy; rm -r /copy/busybox; sleep 0.1
 COPY data /data
 ";
-
-/// Numbers that look random and are the same every time: Knuth's MMIX generator.
-struct Draw(u64);
-
-impl Draw {
-    /// Below `limit`.
-    fn next(&mut self, limit: Duration) -> Duration {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        let share = u32::try_from(self.0 >> 48).unwrap();
-        limit * share / 65_536
-    }
-}
 
 fn place() -> Place {
     let place = Place::new();
@@ -96,7 +82,7 @@ fn a_killed_build_harms_no_later_one_and_leaves_nothing() {
         (build.whole(), start.elapsed())
     };
     let mut current = place();
-    for round in 0..ROUNDS {
+    for round in 0..rounds(ROUNDS) {
         if round % ROUNDS_PER_STORE == 0 {
             current = place();
         }
@@ -104,7 +90,7 @@ fn a_killed_build_harms_no_later_one_and_leaves_nothing() {
             place: &current,
             output: output.clone(),
         };
-        let after = draw.next(time);
+        let after = draw.time(time);
         build.killed(after);
         let store = current.root();
         wait_until("the steps of a killed build end", || processes_about(&store).is_empty());

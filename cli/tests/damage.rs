@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use crate::support::Place;
 use crate::support::build::needs;
+use crate::support::leaks::{nothing_is_left, unfinished};
+use crate::support::server::wait_until;
 
 /// Makes a file that is nowhere but in the snapshot of its step.
 const MADE: &str = "FROM base AS made\nRUN head -c 100000 /bin/busybox > /made\n";
@@ -143,4 +145,21 @@ fn an_image_that_lost_a_layer_is_not_built_on() {
     let outcome = place.build(&["."]);
     assert!(outcome.code == Some(4), "{:?} {}", outcome.code, outcome.stderr);
     assert!(outcome.stderr.contains("127.0.0.1:1"), "{}", outcome.stderr);
+}
+
+#[test]
+fn a_damaged_snapshot_takes_no_room_once_nobody_uses_it() {
+    needs!();
+    let place = harmed(MADE, ("snapshots", "/fs/made"), flip);
+    let base = place.base();
+    place.dockerfile(&format!("{MADE}FROM base\nCOPY --from=made /made /copy\n"));
+    place.run(&["build", "--progress=plain", &base, "."]).exits(0);
+    let server = place.server();
+    assert!(server.is_some(), "the server goes on");
+    wait_until("the damaged snapshot is removed", || {
+        unfinished(&place.root()).is_empty()
+    });
+    assert_eq!(place.server(), server);
+    place.end_server();
+    nothing_is_left(&place.root());
 }

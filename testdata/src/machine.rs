@@ -60,6 +60,24 @@ fn emulates_arm64() -> bool {
     })
 }
 
+/// A number that whoever runs the tests gives them, or `otherwise`: rounds, sizes.
+///
+/// # Panics
+/// If it is no number.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "this is how tests are told something")]
+pub fn number(variable: &str, otherwise: u32) -> u32 {
+    std::env::var(variable).map_or(otherwise, |text| text.parse().unwrap())
+}
+
+/// A path that whoever runs the tests gives them.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "as for `number`")]
+pub fn path(variable: &str) -> Option<String> {
+    // One that is no text is as good as none, here.
+    std::env::var(variable).ok()
+}
+
 /// True if the machine lacks one of `needs`; `test` is named on stderr then, past the capture of the test harness.
 ///
 /// # Panics

@@ -7,6 +7,7 @@ mod base;
 mod bench;
 mod ci;
 mod fuzz;
+mod old_store;
 mod parity;
 mod readme;
 mod registry;
@@ -37,6 +38,11 @@ enum Chore {
     Bench(bench::Options),
     /// Runs a reader of foreign bytes on damaged inputs until time is up: parse, expand, ignore, layer, records.
     Fuzz(fuzz::Options),
+    /// Makes a store as it is written now, for later versions to open: `testdata/stores/NAME.tar.gz`.
+    OldStore {
+        /// Of the version.
+        name: String,
+    },
     /// Builds the cases of `testdata/parity` here and with BuildKit, and compares configs and trees.
     Parity(parity::Options),
 }
@@ -50,6 +56,7 @@ fn main() -> anyhow::Result<()> {
         Chore::Readme => readme::run(),
         Chore::Bench(options) => bench::run(&options),
         Chore::Fuzz(options) => fuzz::run(&options),
+        Chore::OldStore { name } => old_store::run(&name),
         Chore::Parity(options) => parity::run(&options),
     }
 }

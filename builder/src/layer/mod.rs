@@ -23,4 +23,5 @@ pub(crate) mod names;
 pub(crate) mod merge;
 pub(crate) mod early;
 mod place;
+pub mod compare;
 pub mod apply;

@@ -4,7 +4,7 @@
 //! with the first bytes of a layer. What was made of a layer counts only when its blob is whole and has its digest.
 
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cache::blob::follow::{Follower, Progress};
@@ -181,16 +181,17 @@ impl Layers {
     ) -> Result<(), BuildError> {
         let _phase = Phase::Unpack.start();
         let (blob, source, progress) = self.open_arrival(arrival, info.diff_id)?;
-        let fill = |dest: &std::path::Path, lowers: &[PathBuf]| {
-            apply::unpack(source, dest, lowers, &Limits::default())
-                .map_err(|error| unreadable(&blob, progress.as_ref(), &error))
+        let fill = |dest: &Path, lowers: &[PathBuf]| {
+            let unpacked = apply::unpack(source, dest, lowers, &Limits::default());
+            let unpacked = unpacked.map_err(|error| unreadable(&blob, progress.as_ref(), &error))?;
+            // Before the snapshot is there: whoever finds it can compare it.
+            self.remember_tree(info.diff_id, unpacked.tree)
         };
-        let unpacked = snapshot::create(&*self.inner.snapshots, below, &chain, fill);
-        let unpacked = unpacked.map_err(|error| match error {
+        let created = snapshot::create(&*self.inner.snapshots, below, &chain, fill);
+        created.map(drop).map_err(|error| match error {
             CreateError::Fill(error) => error,
             CreateError::Snapshot(error) => store_failed(&error),
-        })?;
-        self.remember_tree(info.diff_id, unpacked.tree).map(drop)
+        })
     }
 
     fn open_arrival(&self, arrival: Arrival, expected: DiffId) -> Result<Opened, BuildError> {

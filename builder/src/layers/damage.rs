@@ -13,7 +13,7 @@ use crate::layer::entry::{Content, LayerEntry};
 use crate::layer::tar::LayerWriteError;
 use crate::request::{Blame, BuildError};
 use crate::room;
-use crate::snapshot::{SnapshotError, Snapshotter};
+use crate::snapshot::SnapshotError;
 
 /// Bytes of the store that did not match their digest and were set aside: whoever made them makes them again.
 fn damaged(what: &str) -> BuildError {
@@ -83,14 +83,6 @@ fn cause(error: &(dyn std::error::Error + 'static)) -> String {
 }
 
 impl Layers {
-    /// Sets a snapshot aside whose files are not what its tree says. Steps that run on it keep it until they end.
-    pub fn set_aside(&self, chain: ChainId) {
-        tracing::warn!(%chain, "a snapshot is damaged and is set aside");
-        if let Err(error) = self.snapshots().set_aside(&chain) {
-            tracing::warn!(%chain, %error, "a damaged snapshot cannot be set aside");
-        }
-    }
-
     /// Why `entries` could not be written as a layer. A file of a snapshot that is not what it should be is our fault and not
     /// that of whoever asked for it.
     #[must_use]

@@ -13,13 +13,14 @@ mod damage;
 mod known;
 pub mod encode;
 mod piped;
+mod tree_cache;
+mod verify;
 
-use std::collections::HashMap;
 use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cache::blob::BlobStore;
-use cache::lease::{Held, Lease};
+use cache::lease::{Held, Lease, Moment};
 use cache::store::Store;
 use proto::digest::{ChainId, DiffId, Digest};
 use proto::oci::{Compression, Descriptor};
@@ -34,7 +35,7 @@ use crate::layer::tar::WrittenLayer;
 use crate::layer::{compress, tar};
 use crate::phase::Phase;
 use crate::request::{Blame, BuildError};
-use crate::snapshot::overlay::OverlaySnapshotter;
+use crate::snapshot::overlay::{Hidden, OverlaySnapshotter};
 use crate::snapshot::{Active, Snapshotter};
 use crate::stack::{Layer, Stack};
 use crate::turns::Turns;
@@ -43,9 +44,7 @@ pub use crate::layer::entry::to_path;
 use damage::broken_layer;
 pub use damage::{is_damage, is_exhaustion, lost, store_failed};
 pub use known::KnownFiles;
-
-/// Trees of layers that are kept in memory; the others are read again from the store.
-const TREES_KEPT: usize = 256;
+use tree_cache::TreeCache;
 
 /// The layers of one store. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -59,12 +58,14 @@ pub struct Layers {
 struct Inner {
     store: Arc<Store>,
     snapshots: Arc<OverlaySnapshotter>,
-    trees: Mutex<HashMap<DiffId, Arc<Tree>>>,
+    trees: Mutex<TreeCache>,
     /// Blobs that are being downloaded.
     downloads: Turns<Digest>,
     /// Chains that are being unpacked.
     unpacking: Turns<ChainId>,
     encoders: encode::Encoders,
+    /// Damaged snapshots, each with the moment since when nobody finds it.
+    set_aside: Mutex<Vec<(Moment, Hidden)>>,
 }
 
 impl Layers {
@@ -79,6 +80,7 @@ impl Layers {
                 downloads: Turns::default(),
                 unpacking: Turns::default(),
                 encoders: encode::Encoders::default(),
+                set_aside: Mutex::default(),
             }),
             lease: None,
         }
@@ -166,8 +168,7 @@ impl Layers {
             .trees
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .get(&diff_id)
-            .cloned();
+            .get(diff_id);
         kept.or_else(|| {
             let tree = Arc::new(self.inner.store.trees().tree(diff_id)?);
             self.keep_tree(diff_id, &tree);
@@ -177,10 +178,7 @@ impl Layers {
 
     fn keep_tree(&self, diff_id: DiffId, tree: &Arc<Tree>) {
         let mut trees = self.inner.trees.lock().unwrap_or_else(PoisonError::into_inner);
-        if trees.len() >= TREES_KEPT {
-            trees.clear();
-        }
-        trees.insert(diff_id, Arc::clone(tree));
+        trees.put(diff_id, tree);
     }
 
     /// Makes the changes in `active`, over the layers that end in `below`, a layer: its bytes stay where they are.
@@ -190,11 +188,18 @@ impl Layers {
     pub fn commit(&self, active: Active, below: Option<ChainId>, written: WrittenLayer) -> Result<Layer, BuildError> {
         let chain = ChainId::append(below, written.diff_id);
         self.hold(Held::Chain(chain));
+        // The tree first: whoever finds the snapshot can compare it.
+        let remembered = self.remember_tree(written.diff_id, written.tree);
+        if let Err(error) = remembered {
+            if let Err(left) = self.inner.snapshots.abandon(active) {
+                tracing::warn!(error = %left, "a snapshot that cannot be kept stays until the next start");
+            }
+            return Err(error);
+        }
         self.inner
             .snapshots
             .commit(active, &chain)
             .map_err(|error| store_failed(&error))?;
-        self.remember_tree(written.diff_id, written.tree)?;
         Ok(Layer::built(written.diff_id, written.size_bytes, Vec::new()))
     }
 

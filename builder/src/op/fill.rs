@@ -1,7 +1,10 @@
 //! Fills a directory of the engine with files of a stage, an image or a context: the first content of a cache mount.
 
+use std::fs::File;
+use std::io::{self, Write};
 use std::path::Path;
 
+use cache::budget::Charge;
 use proto::definition::VertexId;
 use proto::oci::Compression;
 use proto::tree::RelPath;
@@ -48,13 +51,35 @@ pub async fn directory(
     blocking::run(move || unpacked(&entries, &dest, &host)).await
 }
 
+/// A file that nobody sees, counted by the budget while it is there.
+struct Spool {
+    file: File,
+    charge: Charge,
+}
+
+impl Write for Spool {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.charge.add(bytes.len() as u64)?;
+        self.file.write_all(bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
 fn unpacked(entries: &[LayerEntry], dest: &Path, host: &Host) -> Result<(), BuildError> {
     // On disk, not in memory: there may be gigabytes. Nobody sees the file, and it is gone when it is closed.
-    let mut spool = tempfile::tempfile_in(host.store.tmp_dir()).map_err(|error| store_failed(&error))?;
+    let file = tempfile::tempfile_in(host.store.tmp_dir()).map_err(|error| store_failed(&error))?;
+    let mut spool = Spool {
+        file,
+        charge: Charge::new(host.store.budget()),
+    };
     let written = tar::write(entries, None, &mut spool).map_err(|error| host.layers.unwritten(&error, entries))?;
-    std::io::Seek::rewind(&mut spool).map_err(|error| store_failed(&error))?;
+    std::io::Seek::rewind(&mut spool.file).map_err(|error| store_failed(&error))?;
     let source = LayerSource {
-        reader: spool,
+        reader: spool.file,
         compression: Compression::None,
         expected: written.diff_id,
     };

@@ -9,9 +9,10 @@ use proto::platform::Platform;
 use proto::reference::Reference;
 use proto::v1;
 use proto::v1::admin_server::Admin as AdminApi;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{Shared, pruning};
+use super::{Shared, pruning, verifying};
 use crate::export::store::read_blob;
 use crate::images::DOCUMENT_LIMIT;
 use crate::room::SnapshotsOf;
@@ -132,6 +133,17 @@ impl AdminApi for AdminService {
             freed_bytes: freed.bytes,
             removed: freed.removed,
         }))
+    }
+
+    type VerifyStoreStream = ReceiverStream<Result<v1::VerifyStoreReply, Status>>;
+
+    async fn verify_store(
+        &self,
+        request: Request<v1::VerifyStoreRequest>,
+    ) -> Result<Response<Self::VerifyStoreStream>, Status> {
+        self.0.touch();
+        let replies = verifying::verify(&self.0, request.into_inner().repair);
+        Ok(Response::new(ReceiverStream::new(replies)))
     }
 
     async fn explain(&self, request: Request<v1::ExplainRequest>) -> Result<Response<v1::ExplainReply>, Status> {

@@ -18,6 +18,8 @@ use crate::session::Session;
 
 /// Ended builds whose events can still be read.
 const ENDED_KEPT: usize = 32;
+/// Most bytes of the events of all of them; the build that ended last is kept in any case.
+const ENDED_BYTES: usize = 4 << 20;
 
 /// Builds that run or ended lately.
 #[derive(Debug)]
@@ -29,7 +31,22 @@ pub struct Builds {
 #[derive(Debug, Default)]
 struct State {
     builds: HashMap<String, Handle>,
-    ended: VecDeque<String>,
+    /// With the bytes of their events, the first to end first.
+    ended: VecDeque<(String, usize)>,
+}
+
+impl State {
+    /// Forgets builds that ended, as far as there are too many of them, or they said too much.
+    fn forget(&mut self) {
+        let mut bytes: usize = self.ended.iter().map(|(_, bytes)| bytes).sum();
+        while self.ended.len() > ENDED_KEPT || self.ended.len() > 1 && bytes > ENDED_BYTES {
+            let Some((oldest, freed)) = self.ended.pop_front() else {
+                return;
+            };
+            self.builds.remove(&oldest);
+            bytes -= freed;
+        }
+    }
 }
 
 /// A build from outside.
@@ -93,12 +110,8 @@ impl Builds {
 
     fn end(&self, build_id: &str, handle: &Handle) {
         let mut state = self.state();
-        state.ended.push_back(build_id.to_owned());
-        if state.ended.len() > ENDED_KEPT
-            && let Some(oldest) = state.ended.pop_front()
-        {
-            state.builds.remove(&oldest);
-        }
+        state.ended.push_back((build_id.to_owned(), handle.events.size_bytes()));
+        state.forget();
         drop(state);
         handle.ended.cancel();
         self.running.send_modify(|count| *count -= 1);

@@ -5,6 +5,7 @@
 
 pub mod admin;
 mod pruning;
+mod verifying;
 pub mod builds;
 mod explain;
 pub mod listen;
@@ -59,6 +60,12 @@ pub enum ServeError {
     /// The transport failed.
     #[error("the server's transport failed")]
     Transport(#[from] tonic::transport::Error),
+}
+
+/// Prepares a process that only serves, and for long: memory that builds freed goes back to the system. To be called before there are
+/// further threads.
+pub fn prepare_process() {
+    crate::sys::give_back_what_is_free();
 }
 
 /// What the services of one server share.

@@ -28,6 +28,7 @@ pub async fn open_host(options: &ServeOptions) -> Result<Host, ServeError> {
     let (root, wait) = (options.root.clone(), options.wait_for_store);
     let clock = Clock::system();
     let store_options = cache::store::Options::new(Arc::new(move || clock.now_ms()));
+    let boot_id = store_options.boot_id.clone();
     let opened = tokio::task::spawn_blocking(move || {
         let mut told = false;
         Store::open_waiting(&root, &store_options, &mut |owner| {
@@ -40,7 +41,10 @@ pub async fn open_host(options: &ServeOptions) -> Result<Host, ServeError> {
     let store = Arc::new(opened.await.map_err(|error| ServeError::Prepare(error.to_string()))??);
     let prepare = |error: &dyn std::error::Error| ServeError::Prepare(error.to_string());
     let snapshots = OverlaySnapshotter::open(&store.snapshots_dir()).map_err(|error| prepare(&error))?;
-    let snapshots = snapshots.within(Arc::clone(store.budget()));
+    let snapshots = snapshots
+        .within(Arc::clone(store.budget()))
+        .telling(Arc::clone(store.faults()))
+        .on_boot(boot_id);
     snapshots.sweep().map_err(|error| prepare(&error))?;
     let executor = NamespaceExecutor::with_init(&options.sandbox_program).map_err(|error| prepare(&error))?;
     let registry = Client::new(Patience::default()).map_err(|error| prepare(&error))?;

@@ -101,11 +101,11 @@ pub trait Snapshotter: Send + Sync + fmt::Debug {
     fn remove(&self, chain: &ChainId) -> Result<(), SnapshotError>;
 
     /// Takes a committed snapshot out of sight because its files are not what they should be. Who runs on it goes on doing so:
-    /// its bytes are removed by [`Snapshotter::sweep`]. It is no error if there is none.
+    /// its bytes are what is returned, to be removed once nobody does. It is no error if there is none.
     ///
     /// # Errors
     /// What the file system reports.
-    fn set_aside(&self, chain: &ChainId) -> Result<(), SnapshotError>;
+    fn set_aside(&self, chain: &ChainId) -> Result<overlay::Hidden, SnapshotError>;
 
     /// Makes everything that is committed durable. Until then a snapshot may vanish when the machine stops; records that rely on
     /// snapshots are written after this.
@@ -115,7 +115,7 @@ pub trait Snapshotter: Send + Sync + fmt::Debug {
     fn sync(&self) -> Result<(), SnapshotError>;
 
     /// Removes what an earlier owner of the store left: active snapshots, half-done removals, and committed snapshots that were
-    /// never made durable. To be called once, before anything else.
+    /// never made durable before the machine stopped. To be called once, before anything else.
     ///
     /// # Errors
     /// What the file system reports.

@@ -3,12 +3,14 @@
 //! ```text
 //! <root>/<64 hex digits of the chain>/fs      the layer
 //! <root>/<64 hex digits of the chain>/synced  it is durable
+//! <root>/<64 hex digits of the chain>/unsynced-<boot>  it is not, and was committed in this run of the kernel
 //! <root>/active-<n>/{fs,work}                 being written
 //! <root>/removed-<n>                          being removed
 //! ```
 //!
 //! A rename makes a snapshot appear and disappear as a whole. A rename may reach the disk before the bytes do, so only the mark
-//! `synced`, made after a sync of the file system, says that the snapshot survives a power cut; without it the next owner removes it.
+//! `synced`, given after a sync of the file system, says that the snapshot survives a power cut. Without it the next owner keeps the
+//! snapshot only if the kernel runs on, and with it everything that was written; else it removes it.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -21,6 +23,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::UNIX_EPOCH;
 
 use cache::budget::Budget;
+use cache::durable::{Faults, NoFaults, Step};
 use cache::remove::{disk_bytes, remove_tree};
 use proto::digest::{ChainId, Digest};
 use rustix::fs::{CWD, Gid, Mode, OFlags, RenameFlags, Uid};
@@ -30,6 +33,7 @@ use super::rootfs::{Rootfs, Upper};
 use super::{Active, SnapshotError, SnapshotInfo, Snapshotter};
 
 const SYNCED: &str = "synced";
+const UNSYNCED: &str = "unsynced-";
 
 /// Snapshots below one directory.
 #[derive(Debug)]
@@ -40,6 +44,8 @@ pub struct OverlaySnapshotter {
     /// Committed since the last sync.
     unsynced: Mutex<BTreeSet<ChainId>>,
     budget: Option<Arc<Budget>>,
+    faults: Arc<dyn Faults>,
+    boot_id: Option<String>,
 }
 
 /// A snapshot that nobody finds any more; nothing if there was none. Not removed, it goes when the store is opened again.
@@ -68,6 +74,8 @@ impl OverlaySnapshotter {
             next: AtomicU64::new(0),
             unsynced: Mutex::default(),
             budget: None,
+            faults: Arc::new(NoFaults),
+            boot_id: None,
         })
     }
 
@@ -78,6 +86,26 @@ impl OverlaySnapshotter {
             budget: Some(budget),
             ..self
         }
+    }
+
+    /// The same snapshots, with `faults` told of every step that gives a directory its name or makes it durable.
+    #[must_use]
+    pub fn telling(self, faults: Arc<dyn Faults>) -> Self {
+        Self { faults, ..self }
+    }
+
+    /// The same snapshots, in the run of the kernel that `boot_id` names: what a process that died in it left is whole.
+    #[must_use]
+    pub fn on_boot(self, boot_id: Option<String>) -> Self {
+        Self {
+            boot_id: boot_id.map(|id| id.replace('/', "_")),
+            ..self
+        }
+    }
+
+    /// The name of the mark of what is not durable.
+    fn unsynced_mark(&self) -> String {
+        format!("{UNSYNCED}{}", self.boot_id.as_deref().unwrap_or("unknown"))
     }
 
     fn dir(&self, chain: &ChainId) -> PathBuf {
@@ -100,6 +128,7 @@ impl OverlaySnapshotter {
     fn make_active(&self) -> Result<PathBuf, SnapshotError> {
         loop {
             let dir = self.unused("active");
+            self.before(Step::MakeDir(&dir))?;
             match std::fs::DirBuilder::new().mode(0o700).create(&dir) {
                 Ok(()) => return Ok(dir),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -132,6 +161,7 @@ impl OverlaySnapshotter {
     pub fn remove_hidden(&self, Hidden(hidden): Hidden) -> Result<(), SnapshotError> {
         let Some(hidden) = hidden else { return Ok(()) };
         let name = hidden.file_name().unwrap_or_default();
+        self.before(Step::Remove(&hidden))?;
         remove_tree(&self.fd, name).map_err(store(&hidden))
     }
 
@@ -139,6 +169,10 @@ impl OverlaySnapshotter {
     fn rename(&self, dir: &Path, kind: &str) -> Result<Option<PathBuf>, SnapshotError> {
         loop {
             let renamed = self.unused(kind);
+            self.before(Step::Rename {
+                from: dir,
+                to: &renamed,
+            })?;
             match rustix::fs::renameat_with(CWD, dir, CWD, &renamed, RenameFlags::NOREPLACE) {
                 Ok(()) => return Ok(Some(renamed)),
                 Err(Errno::NOENT) => return Ok(None),
@@ -172,8 +206,12 @@ impl OverlaySnapshotter {
         let opened = opened.map_err(|error| store(dir)(error.into()))?;
         remove_tree(&opened, "work".as_ref()).map_err(store(&work))?;
         self.charge(active).map_err(store(dir))?;
+        let mark = dir.join(self.unsynced_mark());
+        self.before(Step::CreateTemp(&mark))?;
+        std::fs::File::create(&mark).map_err(store(&mark))?;
         let target = self.dir(chain);
         let mut unsynced = self.unsynced.lock().unwrap_or_else(PoisonError::into_inner);
+        self.before(Step::Rename { from: dir, to: &target })?;
         match rustix::fs::renameat_with(CWD, dir, CWD, &target, RenameFlags::NOREPLACE) {
             Ok(()) => {
                 unsynced.insert(*chain);
@@ -185,6 +223,37 @@ impl OverlaySnapshotter {
             }
             Err(error) => Err(store(&target)(error.into())),
         }
+    }
+
+    fn before(&self, step: Step<'_>) -> Result<(), SnapshotError> {
+        self.faults.before(step).map_err(store(&self.root))
+    }
+
+    /// All committed snapshots in order of their names.
+    ///
+    /// # Errors
+    /// What the file system reports.
+    pub fn chains(&self) -> Result<Vec<ChainId>, SnapshotError> {
+        Ok(self.names()?.iter().filter_map(chain_of).collect())
+    }
+
+    /// Names of what is being written or removed.
+    ///
+    /// # Errors
+    /// What the file system reports.
+    pub fn others(&self) -> Result<Vec<String>, SnapshotError> {
+        let names = self.names()?.into_iter().filter(|name| chain_of(name).is_none());
+        Ok(names.map(|name| name.to_string_lossy().into_owned()).collect())
+    }
+
+    /// Removes what [`OverlaySnapshotter::others`] named, and nobody uses.
+    ///
+    /// # Errors
+    /// What the file system reports.
+    pub fn remove_other(&self, name: &str) -> Result<(), SnapshotError> {
+        let path = self.root.join(name);
+        self.before(Step::Remove(&path))?;
+        remove_tree(&self.fd, name.as_ref()).map_err(store(&path))
     }
 
     fn names(&self) -> Result<Vec<OsString>, SnapshotError> {
@@ -301,8 +370,8 @@ impl Snapshotter for OverlaySnapshotter {
         self.discard(&self.dir(chain))
     }
 
-    fn set_aside(&self, chain: &ChainId) -> Result<(), SnapshotError> {
-        self.rename(&self.dir(chain), "damaged").map(drop)
+    fn set_aside(&self, chain: &ChainId) -> Result<Hidden, SnapshotError> {
+        Ok(Hidden(self.rename(&self.dir(chain), "damaged")?))
     }
 
     fn sync(&self) -> Result<(), SnapshotError> {
@@ -310,14 +379,23 @@ impl Snapshotter for OverlaySnapshotter {
         if unsynced.is_empty() {
             return Ok(());
         }
+        self.before(Step::SyncFs)?;
         rustix::fs::syncfs(&self.fd).map_err(|error| store(&self.root)(error.into()))?;
         for chain in unsynced.iter().filter(|chain| self.contains(chain)) {
-            let mark = self.dir(chain).join(SYNCED);
-            std::fs::File::create(&mark).map_err(store(&mark))?;
+            let dir = self.dir(chain);
+            let (from, to) = (dir.join(self.unsynced_mark()), dir.join(SYNCED));
+            self.before(Step::Rename { from: &from, to: &to })?;
+            match std::fs::rename(&from, &to) {
+                // A sync that failed half-way gave it before; or the snapshot was removed meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                renamed => renamed.map_err(store(&to))?,
+            }
         }
-        unsynced.clear();
+        self.before(Step::SyncFs)?;
         // The marks themselves: without them the snapshots would not survive either.
-        rustix::fs::syncfs(&self.fd).map_err(|error| store(&self.root)(error.into()))
+        rustix::fs::syncfs(&self.fd).map_err(|error| store(&self.root)(error.into()))?;
+        unsynced.clear();
+        Ok(())
     }
 
     fn sweep(&self) -> Result<(), SnapshotError> {
@@ -325,8 +403,15 @@ impl Snapshotter for OverlaySnapshotter {
             let path = self.root.join(&name);
             match chain_of(&name) {
                 Some(_) if path.join(SYNCED).exists() => {}
+                Some(chain) if self.boot_id.is_some() && path.join(self.unsynced_mark()).exists() => {
+                    let mut unsynced = self.unsynced.lock().unwrap_or_else(PoisonError::into_inner);
+                    unsynced.insert(chain);
+                }
                 Some(_) => self.discard(&path)?,
-                None => remove_tree(&self.fd, &name).map_err(store(&path))?,
+                None => {
+                    self.before(Step::Remove(&path))?;
+                    remove_tree(&self.fd, &name).map_err(store(&path))?;
+                }
             }
         }
         Ok(())

@@ -5,6 +5,7 @@ use std::io::{self, Seek, Write};
 use std::sync::Arc;
 
 use cache::answers::KnownFile;
+use cache::budget::Charge;
 use cache::download::{Answer, Receive, Request, Validators};
 use proto::address::{host, percent_decoded, redacted, split_login};
 use proto::canonical;
@@ -168,6 +169,8 @@ enum Got {
 /// A downloaded file in the store's folder for temporary files.
 struct Spooled {
     file: tempfile::NamedTempFile,
+    /// Of the store's room, as long as the file is there.
+    _charge: Charge,
     pin: HttpPin,
     content: ContentDigest,
     size_bytes: u64,
@@ -187,6 +190,7 @@ async fn download(op: &HttpOp, known: Validators, job: &Job, step: StepNumber) -
     let mut spool = Spool {
         what: format!("downloading {}", redacted(&op.url)),
         file,
+        charge: Charge::new(job.host.store.budget()),
         sha256: Hasher::new(),
         blake3: blake3::Hasher::new(),
         reported: 0,
@@ -202,6 +206,7 @@ async fn download(op: &HttpOp, known: Validators, job: &Job, step: StepNumber) -
     job.events.progress(step, &spool.what, size_bytes, size_bytes);
     Ok(Got::File(Box::new(Spooled {
         file: spool.file,
+        _charge: spool.charge,
         pin: HttpPin {
             digest: spool.sha256.finish(),
             modified: modified.unwrap_or(0),
@@ -242,6 +247,7 @@ pub(super) async fn secret(id: &str, job: &Job) -> Result<Option<String>, BuildE
 struct Spool<'a> {
     what: String,
     file: tempfile::NamedTempFile,
+    charge: Charge,
     sha256: Hasher,
     blake3: blake3::Hasher,
     reported: u64,
@@ -253,6 +259,7 @@ impl Receive for Spool<'_> {
     fn restart(&mut self) -> io::Result<()> {
         self.file.as_file_mut().set_len(0)?;
         self.file.as_file_mut().rewind()?;
+        self.charge.clear();
         self.sha256 = Hasher::new();
         self.blake3.reset();
         self.reported = 0;
@@ -260,6 +267,7 @@ impl Receive for Spool<'_> {
     }
 
     fn receive(&mut self, bytes: &[u8], expected: Option<u64>) -> io::Result<()> {
+        self.charge.add(bytes.len() as u64)?;
         self.file.write_all(bytes)?;
         self.sha256.update(bytes);
         self.blake3.update(bytes);

@@ -232,6 +232,9 @@ fn keep(source: &Source, layer: LayerInfo, job: &Job) -> Result<LayerInfo, Build
 
 /// A failed download in the words of a build.
 fn download_failed(error: &DownloadError) -> BuildError {
+    if let Some(no_room) = crate::room::no_room(error) {
+        return no_room;
+    }
     let blame = match error {
         DownloadError::Url { .. } | DownloadError::Forbidden { .. } => Blame::User,
         DownloadError::Sink(_) | DownloadError::Setup { .. } => Blame::Environment,

@@ -7,19 +7,26 @@
 //! from digests, never from foreign text.
 
 mod error;
+mod faults;
+mod temp;
 
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::budget::{BLOCK_BYTES, Budget};
 use crate::remove::remove_tree;
+use crate::usage::there;
 
 pub use error::WriteError;
+pub use faults::{Faults, NoFaults, Step};
+use temp::BeingWritten;
+pub use temp::Temp;
 
 /// Directory of files that are being written.
 pub const TMP: &str = "tmp";
@@ -40,46 +47,6 @@ pub enum Sync {
     Never,
 }
 
-/// Steps of writing, each a place where a process can die.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
-    /// A directory is made.
-    MakeDir,
-    /// A temporary file is made.
-    CreateTemp,
-    /// Bytes are written.
-    Write,
-    /// The bytes of one file are synced.
-    SyncFile,
-    /// A file or group gets its name.
-    Rename,
-    /// A directory is synced.
-    SyncDir,
-    /// The whole file system is synced.
-    SyncFs,
-    /// A file is removed.
-    Remove,
-}
-
-/// Told of every step before it happens; an error takes its place. Tests count and kill with it.
-pub trait Faults: std::fmt::Debug + Send + std::marker::Sync {
-    /// Lets `step` happen or not.
-    ///
-    /// # Errors
-    /// The error that the step is to fail with.
-    fn before(&self, step: Step) -> io::Result<()>;
-}
-
-/// No faults.
-#[derive(Debug)]
-pub struct NoFaults;
-
-impl Faults for NoFaults {
-    fn before(&self, _: Step) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 /// The root directory as seen by everything that keeps files there.
 #[derive(Debug)]
 pub struct Disk {
@@ -90,6 +57,7 @@ pub struct Disk {
     pending: RwLock<Pending>,
     committing: Mutex<()>,
     budget: Arc<Budget>,
+    being_written: BeingWritten,
 }
 
 /// Where files are that have not reached their place yet.
@@ -97,19 +65,6 @@ pub struct Disk {
 struct Pending {
     group: u64,
     places: HashMap<String, u64>,
-}
-
-/// A file that is being written; dropped, it never was.
-#[derive(Debug)]
-pub struct Temp {
-    file: File,
-    path: PathBuf,
-    written: u64,
-    /// What the budget counts for it.
-    charged: u64,
-    published: bool,
-    faults: Arc<dyn Faults>,
-    budget: Arc<Budget>,
 }
 
 impl Disk {
@@ -129,6 +84,7 @@ impl Disk {
             pending: RwLock::default(),
             committing: Mutex::default(),
             budget: Arc::default(),
+            being_written: Arc::default(),
         };
         disk.settle(boot_id.is_some())
             .map_err(|source| WriteError::new(root, 0, source))?;
@@ -145,6 +101,12 @@ impl Disk {
     #[must_use]
     pub fn budget(&self) -> &Arc<Budget> {
         &self.budget
+    }
+
+    /// Who is told of every step.
+    #[must_use]
+    pub fn faults(&self) -> &Arc<dyn Faults> {
+        &self.faults
     }
 
     fn settle(&self, known_boot: bool) -> io::Result<()> {
@@ -166,7 +128,9 @@ impl Disk {
                 self.settle_group(name)?;
             } else if name.starts_with(PENDING) {
                 tracing::warn!(group = %name, "results of a run that ended with the machine are dropped");
-                fs::remove_dir_all(self.root.join(name))?;
+                let dropped = self.root.join(name);
+                self.faults.before(Step::Remove(&dropped))?;
+                fs::remove_dir_all(dropped)?;
             }
         }
         Ok(())
@@ -175,19 +139,20 @@ impl Disk {
     /// Renames a pending group whose bytes are synced, so that whatever happens next, it is a durable one.
     fn settle_group(&self, pending: &str) -> io::Result<()> {
         let synced = pending.replacen(PENDING, SYNCED, 1);
-        self.faults.before(Step::Rename)?;
-        fs::rename(self.root.join(pending), self.root.join(&synced))?;
+        self.rename(&self.root.join(pending), &self.root.join(&synced))?;
         self.sync_dir(&self.root)?;
         self.put_in_place(&synced)
     }
 
     fn empty_tmp(&self) -> io::Result<()> {
         let tmp = self.root.join(TMP);
-        fs::create_dir_all(&tmp)?;
+        self.make_dir(&tmp)?;
         let opened: OwnedFd = File::open(&tmp)?.into();
         for entry in fs::read_dir(&tmp)? {
+            let entry = entry?;
+            self.faults.before(Step::Remove(&entry.path()))?;
             // Among them is what steps wrote, so anything.
-            remove_tree(&opened, &entry?.file_name())?;
+            remove_tree(&opened, &entry.file_name())?;
         }
         Ok(())
     }
@@ -200,10 +165,9 @@ impl Disk {
             let name = entry.file_name().to_string_lossy().replace('+', "/");
             let target = self.root.join(&name);
             self.make_parent(&target)?;
-            self.faults.before(Step::Rename)?;
-            fs::rename(entry.path(), target)?;
+            self.rename(&entry.path(), &target)?;
         }
-        self.faults.before(Step::Remove)?;
+        self.faults.before(Step::Remove(&dir))?;
         fs::remove_dir(&dir)
     }
 
@@ -213,25 +177,13 @@ impl Disk {
     /// When it cannot be made.
     pub fn begin(&self) -> Result<Temp, WriteError> {
         let path = self.root.join(TMP).join(self.unused("file"));
-        let charged = self.budget.charge(BLOCK_BYTES);
-        charged.map_err(|source| WriteError::new(&path, BLOCK_BYTES, source))?;
-        let file = self
-            .faults
-            .before(Step::CreateTemp)
-            .and_then(|()| File::create_new(&path));
-        let file = file.map_err(|source| {
-            self.budget.refund(BLOCK_BYTES);
-            WriteError::new(&path, 0, source)
-        })?;
-        Ok(Temp {
-            file,
-            path,
-            written: 0,
-            charged: BLOCK_BYTES,
-            published: false,
-            faults: Arc::clone(&self.faults),
-            budget: Arc::clone(&self.budget),
-        })
+        Temp::create(path.clone(), &self.faults, &self.budget, &self.being_written)
+            .map_err(|source| WriteError::new(&path, BLOCK_BYTES, source))
+    }
+
+    /// Whether the file `name` in [`TMP`] is one that is being written now.
+    pub(crate) fn is_being_written(&self, name: &str) -> bool {
+        lock(&self.being_written).contains(&self.root.join(TMP).join(name))
     }
 
     /// A name in [`TMP`] that nobody uses.
@@ -254,13 +206,12 @@ impl Disk {
     }
 
     fn publish_now(&self, mut temp: Temp, name: &str) -> io::Result<()> {
-        self.faults.before(Step::SyncFile)?;
+        self.faults.before(Step::SyncFile(&temp.path))?;
         temp.file.sync_data()?;
         let target = self.root.join(name);
         let parent = self.make_parent(&target)?;
         let mut pending = self.write_pending();
-        self.faults.before(Step::Rename)?;
-        fs::rename(&temp.path, &target)?;
+        self.rename(&temp.path, &target)?;
         temp.published = true;
         self.withdraw(&mut pending, name)?;
         drop(pending);
@@ -271,8 +222,7 @@ impl Disk {
         let mut pending = self.write_pending();
         let target = self.pending_path(pending.group, name);
         self.make_parent(&target)?;
-        self.faults.before(Step::Rename)?;
-        fs::rename(&temp.path, &target)?;
+        self.rename(&temp.path, &target)?;
         temp.published = true;
         let group = pending.group;
         if pending.places.get(name).is_some_and(|earlier| *earlier != group) {
@@ -286,8 +236,7 @@ impl Disk {
     fn publish_unsynced(&self, mut temp: Temp, name: &str) -> io::Result<()> {
         let target = self.root.join(name);
         self.make_parent(&target)?;
-        self.faults.before(Step::Rename)?;
-        fs::rename(&temp.path, &target)?;
+        self.rename(&temp.path, &target)?;
         temp.published = true;
         Ok(())
     }
@@ -297,7 +246,7 @@ impl Disk {
         let Some(group) = pending.places.remove(name) else {
             return Ok(false);
         };
-        let removed = remove_if_there(&self.pending_path(group, name))?;
+        let removed = self.remove_if_there(&self.pending_path(group, name))?;
         self.drop_empty(pending, group)?;
         Ok(removed)
     }
@@ -307,12 +256,16 @@ impl Disk {
         if pending.places.values().any(|other| *other == group) {
             return Ok(());
         }
-        match fs::remove_dir(self.root.join(self.group_name(PENDING, group))) {
-            Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => {
-                Err(error)
-            }
-            _ => Ok(()),
+        let dir = self.root.join(self.group_name(PENDING, group));
+        let mut files = match fs::read_dir(&dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            files => files?,
+        };
+        if files.next().is_some() {
+            return Ok(());
         }
+        self.faults.before(Step::Remove(&dir))?;
+        fs::remove_dir(dir)
     }
 
     /// Writes `bytes` as the file `name`.
@@ -324,6 +277,28 @@ impl Disk {
         temp.write_all(bytes)
             .map_err(|source| WriteError::new(&self.root.join(name), bytes.len() as u64, source))?;
         self.publish(temp, name, sync)
+    }
+
+    /// Writes a hint as the file `name`: in its place at once, never synced, and not counted by the budget.
+    pub(crate) fn write_uncounted(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let temp = self.root.join(TMP).join(self.unused(name));
+        lock(&self.being_written).insert(temp.clone());
+        let written = self.write_hint(&temp, &self.root.join(name), bytes);
+        if written.is_err()
+            && let Err(error) = self.remove_if_there(&temp)
+        {
+            tracing::debug!(%error, "a temporary file stays until the next start");
+        }
+        lock(&self.being_written).remove(&temp);
+        written
+    }
+
+    fn write_hint(&self, temp: &Path, target: &Path, bytes: &[u8]) -> io::Result<()> {
+        self.faults.before(Step::CreateTemp(temp))?;
+        let mut file = File::create_new(temp)?;
+        self.faults.before(Step::Write(temp, bytes))?;
+        file.write_all(bytes)?;
+        self.rename(temp, target)
     }
 
     /// Makes everything durable that was published up to now. Syncs nothing if nothing is pending.
@@ -419,11 +394,10 @@ impl Disk {
     /// # Errors
     /// When it is there and stays.
     pub fn remove(&self, name: &str) -> io::Result<bool> {
-        self.faults.before(Step::Remove)?;
         let mut pending = self.write_pending();
-        let waiting = pending.places.contains_key(name) && remove_if_there(&self.place(&pending, name))?;
+        let waiting = pending.places.contains_key(name) && self.remove_if_there(&self.place(&pending, name))?;
         self.withdraw(&mut pending, name)?;
-        let in_place = remove_if_there(&self.root.join(name))?;
+        let in_place = self.remove_if_there(&self.root.join(name))?;
         Ok(waiting || in_place)
     }
 
@@ -432,18 +406,33 @@ impl Disk {
     /// # Errors
     /// When it cannot be moved.
     pub fn set_aside(&self, name: &str) -> io::Result<()> {
-        tracing::warn!(file = name, "a file of the store is damaged and was set aside");
+        self.set_aside_if(name, |_| true).map(drop)
+    }
+
+    /// As [`Disk::set_aside`], if it is still the file that `facts` are of. Returns whether it was.
+    ///
+    /// # Errors
+    /// When it cannot be moved.
+    pub(crate) fn set_aside_this(&self, name: &str, facts: &fs::Metadata) -> io::Result<bool> {
+        let same = |found: &fs::Metadata| (found.dev(), found.ino()) == (facts.dev(), facts.ino());
+        self.set_aside_if(name, same)
+    }
+
+    fn set_aside_if(&self, name: &str, wanted: impl Fn(&fs::Metadata) -> bool) -> io::Result<bool> {
         let target = self.root.join(quarantined(name));
         self.make_parent(&target)?;
         let mut pending = self.write_pending();
         let from = self.place(&pending, name);
-        self.faults.before(Step::Rename)?;
-        match fs::rename(from, target) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
+        match fs::symlink_metadata(&from) {
+            Ok(found) if wanted(&found) => {}
+            Ok(_) => return Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error),
         }
+        tracing::warn!(file = name, "a file of the store is damaged and is set aside");
+        self.rename(&from, &target)?;
         self.withdraw(&mut pending, name)?;
-        Ok(())
+        Ok(true)
     }
 
     /// Whether a file of that name was set aside and not written again.
@@ -456,6 +445,41 @@ impl Disk {
     #[must_use]
     pub fn is_pending(&self, name: &str) -> bool {
         self.read_pending().places.contains_key(name)
+    }
+
+    /// Whether there is a file `name`.
+    pub(crate) fn contains(&self, name: &str) -> io::Result<bool> {
+        Ok(self.open_file(name)?.is_some())
+    }
+
+    /// The files below the directory `dir` of the root that are in their places, with their sizes in bytes, in order of their names.
+    pub(crate) fn files(&self, dir: &str) -> io::Result<Vec<(String, u64)>> {
+        let (mut found, mut left) = (Vec::new(), vec![dir.to_owned()]);
+        while let Some(dir) = left.pop() {
+            for entry in there(fs::read_dir(self.root.join(&dir)))?.into_iter().flatten() {
+                let entry = entry?;
+                let name = format!("{dir}/{}", entry.file_name().to_string_lossy());
+                match there(entry.metadata())? {
+                    Some(facts) if facts.is_dir() => left.push(name),
+                    Some(facts) => found.push((name, facts.len())),
+                    None => {}
+                }
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    /// Whether the directory `name` holds a group that this process will commit.
+    pub(crate) fn owns_group(&self, name: &str) -> bool {
+        let _no_commit = lock(&self.committing);
+        let pending = self.read_pending();
+        let groups = pending.places.values().chain([&pending.group]);
+        groups.into_iter().any(|group| {
+            [PENDING, SYNCED]
+                .iter()
+                .any(|state| self.group_name(state, *group) == name)
+        })
     }
 
     fn place(&self, pending: &Pending, name: &str) -> PathBuf {
@@ -489,17 +513,37 @@ impl Disk {
 
     fn make_parent(&self, path: &Path) -> io::Result<PathBuf> {
         let parent = path.parent().unwrap_or(&self.root).to_owned();
-        if !parent.is_dir() {
-            self.faults.before(Step::MakeDir)?;
-            fs::create_dir_all(&parent)?;
-        }
+        self.make_dir(&parent)?;
         Ok(parent)
+    }
+
+    /// Makes the directory `path` and those above it, if it is missing.
+    pub(crate) fn make_dir(&self, path: &Path) -> io::Result<()> {
+        if path.is_dir() {
+            return Ok(());
+        }
+        self.faults.before(Step::MakeDir(path))?;
+        fs::create_dir_all(path)
+    }
+
+    /// Gives a file or a directory another name, replacing the file that had it.
+    pub(crate) fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.faults.before(Step::Rename { from, to })?;
+        fs::rename(from, to)
+    }
+
+    fn remove_if_there(&self, path: &Path) -> io::Result<bool> {
+        if !path.exists() {
+            return Ok(false);
+        }
+        self.faults.before(Step::Remove(path))?;
+        Ok(there(fs::remove_file(path))?.is_some())
     }
 
     /// Syncs `dir` and the directories above it, which may be new, up to the root.
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         for dir in dir.ancestors().take_while(|dir| dir.starts_with(&self.root)) {
-            self.faults.before(Step::SyncDir)?;
+            self.faults.before(Step::SyncDir(dir))?;
             File::open(dir)?.sync_all()?;
         }
         Ok(())
@@ -519,51 +563,9 @@ impl Disk {
     }
 }
 
-impl Write for Temp {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.faults.before(Step::Write)?;
-        let needed = self.written + bytes.len() as u64;
-        if needed > self.charged {
-            self.budget.charge(needed - self.charged)?;
-            self.charged = needed;
-        }
-        let count = self.file.write(bytes)?;
-        self.written += count as u64;
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
-    }
-}
-
-impl Temp {
-    /// Where the file is while it has no name.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// The file, for what is no byte of it.
-    #[must_use]
-    pub fn file(&self) -> &File {
-        &self.file
-    }
-}
-
-impl Drop for Temp {
-    fn drop(&mut self) {
-        if !self.published {
-            self.budget.refund(self.charged);
-        }
-        // A killed process removes nothing; opening the store does. So a failure here is no loss either.
-        if !self.published
-            && self.faults.before(Step::Remove).is_ok()
-            && let Err(error) = fs::remove_file(&self.path)
-        {
-            tracing::debug!(path = %self.path.display(), %error, "a temporary file stays until the next start");
-        }
-    }
+/// Whether a directory of the root of that name holds a group.
+pub(crate) fn is_group(name: &str) -> bool {
+    name.starts_with(PENDING) || name.starts_with(SYNCED)
 }
 
 /// Locks `mutex`; what it guards is never left half-changed by a panic here.
@@ -580,12 +582,4 @@ fn group_number(name: &str) -> u64 {
         .next()
         .and_then(|number| number.parse().ok())
         .unwrap_or(0)
-}
-
-fn remove_if_there(path: &Path) -> io::Result<bool> {
-    match fs::remove_file(path) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
-    }
 }

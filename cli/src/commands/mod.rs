@@ -10,11 +10,12 @@ mod images;
 mod login;
 mod serve;
 mod store;
+mod verify;
 mod transfer;
 
 use std::future::Future;
 
-use crate::args::{Cli, Command, ContextCommand};
+use crate::args::{Cli, Command, ContextCommand, StoreCommand};
 use crate::config::{Config, Environment, ServerChoice};
 use crate::exit::Problem;
 
@@ -40,6 +41,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Problem> {
         Command::Logout(args) => login::logout(args, &config),
         Command::Du(args) => wait(&config, store::du(&args, &config)),
         Command::Prune(args) => wait(&config, store::prune(&args, &config)),
+        Command::Store(StoreCommand::Verify(args)) => wait(&config, verify::run(&args, &config)),
         Command::Explain(args) => wait(&config, explain::run(args, &config)),
         Command::Version(args) => wait(&config, store::version(&args, &config)),
         Command::Debug { command } => debug::run(&command),

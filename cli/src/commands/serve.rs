@@ -45,6 +45,7 @@ pub(crate) fn run(args: &ServeArgs, config: &Config) -> Result<(), Problem> {
         marks: marks(&args.storage, config.marks)?,
     };
     log_to_stderr(config)?;
+    engine::prepare_process();
     runtime(&mut tokio::runtime::Builder::new_multi_thread())?.block_on(serve(config, options))
 }
 

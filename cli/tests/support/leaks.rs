@@ -55,7 +55,15 @@ fn about(process: &Path, directory: &Path) -> Option<String> {
 /// What builds write while they run, below the store: nothing of it may be there when no build runs.
 pub(crate) fn unfinished(store: &Path) -> Vec<String> {
     let mut found = Vec::new();
-    for (directory, prefix) in [("", "pending-"), ("", "synced-"), ("snapshots", "active-"), ("tmp", "")] {
+    let places = [
+        ("", "pending-"),
+        ("", "synced-"),
+        ("snapshots", "active-"),
+        ("snapshots", "removed-"),
+        ("snapshots", "damaged-"),
+        ("tmp", ""),
+    ];
+    for (directory, prefix) in places {
         let Ok(entries) = std::fs::read_dir(store.join(directory)) else {
             // Nothing was ever written there.
             continue;
