@@ -4,9 +4,8 @@
 //! compressed alone, by all threads; small ones by one thread each, some at a time: that is the whole memory of compression, over all
 //! builds.
 
-use std::collections::HashMap;
 use std::io::{self, Read, Write};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::Arc;
 
 use cache::blob::BlobStore;
 use cache::lease::Held;
@@ -24,6 +23,7 @@ use crate::layer::retime::Retime;
 use crate::phase::Phase;
 use crate::request::BuildError;
 use crate::stack::{Layer, Stack};
+use crate::turns::Turns;
 
 /// Most threads that compress one layer, each with some megabytes to work on. The bytes do not depend on it.
 const THREADS: usize = 4;
@@ -64,14 +64,11 @@ pub enum Urgency {
     Early,
 }
 
-/// Who makes a form has it locked.
-type Flight = tokio::sync::Mutex<()>;
-
 /// What encodes at the moment, over all builds.
 #[derive(Debug)]
 pub(super) struct Encoders {
-    /// Forms that are being made, by layer and recipe; those who have one by the hand keep it alive.
-    flights: Mutex<HashMap<(DiffId, Recipe), Weak<Flight>>>,
+    /// Forms that are being made, by layer and recipe.
+    flights: Turns<(DiffId, Recipe)>,
     places: Arc<Semaphore>,
     early: Arc<Semaphore>,
 }
@@ -79,7 +76,7 @@ pub(super) struct Encoders {
 impl Default for Encoders {
     fn default() -> Self {
         Self {
-            flights: Mutex::default(),
+            flights: Turns::default(),
             places: Arc::new(Semaphore::new(PLACES as usize)),
             early: Arc::new(Semaphore::new(1)),
         }
@@ -91,19 +88,6 @@ struct Turn {
     _early: Option<OwnedSemaphorePermit>,
     _flight: OwnedMutexGuard<()>,
     _places: OwnedSemaphorePermit,
-}
-
-impl Encoders {
-    fn flight(&self, diff_id: DiffId, recipe: Recipe) -> Arc<Flight> {
-        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(flight) = flights.get(&(diff_id, recipe)).and_then(Weak::upgrade) {
-            return flight;
-        }
-        flights.retain(|_, flight| flight.strong_count() > 0);
-        let flight = Arc::default();
-        flights.insert((diff_id, recipe), Arc::downgrade(&flight));
-        flight
-    }
 }
 
 impl Layers {
@@ -151,7 +135,7 @@ impl Layers {
             Urgency::Awaited => None,
             Urgency::Early => Some(Arc::clone(&encoders.early).acquire_owned().await.map_err(closed)?),
         };
-        let flight = encoders.flight(info.diff_id, recipe).lock_owned().await;
+        let flight = encoders.flights.take((info.diff_id, recipe)).await;
         let count = if info.size_bytes < SMALL_BYTES { 1 } else { PLACES };
         let places = Arc::clone(&encoders.places)
             .acquire_many_owned(count)
