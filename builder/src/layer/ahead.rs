@@ -199,8 +199,20 @@ mod tests {
     const FILES: usize = 300;
 
     fn bytes_of(number: usize) -> Vec<u8> {
-        let length = if number % 50 == 7 { 80 << 10 } else { number * 13 % 3000 };
+        let length = if number % 50 == 7 {
+            80 << 10
+        } else {
+            number * 7919 % 9001
+        };
         vec![u8::try_from(number % 251).unwrap(); length]
+    }
+
+    /// Every third one needs an extended header.
+    fn name_of(number: usize) -> String {
+        match number % 3 {
+            0 => format!("f{number:03}é"),
+            _ => format!("f{number:03}"),
+        }
     }
 
     fn entry(number: usize, content: Content) -> LayerEntry {
@@ -210,7 +222,7 @@ mod tests {
             content: ContentDigest::of(&bytes),
         };
         let entry = TreeEntry {
-            path: RelPath::clean(format!("f{number:03}").as_bytes()),
+            path: RelPath::clean(name_of(number).as_bytes()),
             kind,
             mode: 0o644,
             uid: 0,
@@ -225,7 +237,7 @@ mod tests {
     fn on_disk(dir: &Path, is_known: bool) -> Vec<LayerEntry> {
         let root = Arc::new(OwnedFd::from(std::fs::File::open(dir).unwrap()));
         let content = |number| {
-            let (root, path) = (Arc::clone(&root), format!("f{number:03}").into());
+            let (root, path) = (Arc::clone(&root), name_of(number).into());
             match is_known {
                 true => Content::File { root, path },
                 false => Content::Unhashed { root, path },
@@ -236,7 +248,7 @@ mod tests {
 
     fn fill(dir: &Path) {
         for number in 0..FILES {
-            std::fs::write(dir.join(format!("f{number:03}")), bytes_of(number)).unwrap();
+            std::fs::write(dir.join(name_of(number)), bytes_of(number)).unwrap();
         }
     }
 
@@ -258,6 +270,18 @@ mod tests {
             let found = written(&on_disk(dir.path(), is_known)).unwrap();
             assert!(found == expected, "known digests: {is_known}");
         }
+        let mut read = ::tar::Archive::new(expected.0.as_slice());
+        let names = read
+            .entries()
+            .unwrap()
+            .map(|entry| entry.unwrap().path_bytes().into_owned());
+        let names: Vec<Vec<u8>> = names.collect();
+        assert_eq!(
+            names,
+            (0..FILES)
+                .map(|number| name_of(number).into_bytes())
+                .collect::<Vec<_>>()
+        );
     }
 
     #[test]
@@ -265,12 +289,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         for (number, bytes) in [(3, bytes_of(4)), (170, Vec::new()), (299, vec![0; bytes_of(299).len()])] {
             fill(dir.path());
-            std::fs::write(dir.path().join(format!("f{number:03}")), bytes).unwrap();
+            std::fs::write(dir.path().join(name_of(number)), bytes).unwrap();
             let error = written(&on_disk(dir.path(), true)).unwrap_err();
             let LayerWriteError::Changed(path) = error else {
                 panic!("{error}")
             };
-            assert_eq!(path, RelPath::clean(format!("f{number:03}").as_bytes()));
+            assert_eq!(path, RelPath::clean(name_of(number).as_bytes()));
         }
     }
 }

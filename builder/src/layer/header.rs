@@ -133,7 +133,8 @@ fn append_records(out: &mut Vec<u8>, records: &[u8]) {
     header.octal(136, 12, 0);
     out.extend_from_slice(&header.finish());
     out.extend_from_slice(records);
-    out.resize(out.len().next_multiple_of(BLOCK), 0);
+    // What is in `out` already may begin and end anywhere.
+    out.resize(out.len() + records.len().next_multiple_of(BLOCK) - records.len(), 0);
 }
 
 struct Header([u8; BLOCK]);
