@@ -131,18 +131,30 @@ pub(crate) fn debian() -> Result<PathBuf> {
     Ok(layout)
 }
 
-/// An OCI layout with Debian's minimal system and Python.
-pub(crate) fn python() -> Result<PathBuf> {
-    let layout = folder()?.join("python");
+/// What a Debian image has beside the minimal system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tools {
+    None,
+    Python,
+    Node,
+}
+
+/// An OCI layout with Debian's minimal system and a language's tools.
+pub(crate) fn debian_with(tools: Tools) -> Result<PathBuf> {
+    let (name, packages) = match tools {
+        Tools::None => return debian(),
+        Tools::Python => ("python", "python3 python3-pip"),
+        Tools::Node => ("node", "nodejs npm"),
+    };
+    let layout = folder()?.join(name);
     if layout.join("index.json").exists() {
         return Ok(layout);
     }
     let debian = debian()?;
     let context = tempfile::tempdir()?;
-    fs::write(
-        context.path().join("Dockerfile"),
-        "FROM debian\nRUN apt-get update && apt-get install -y --no-install-recommends python3 python3-pip\n",
-    )?;
+    let text =
+        format!("FROM debian\nRUN apt-get update && apt-get install -y --no-install-recommends {packages}\n");
+    fs::write(context.path().join("Dockerfile"), text)?;
     let options = [
         format!("--build-context=debian=oci-layout://{}", debian.display()),
         "--network=host".to_owned(),

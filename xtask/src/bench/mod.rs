@@ -8,6 +8,7 @@
 
 mod engines;
 mod measure;
+mod packages;
 mod profile;
 mod report;
 mod workloads;

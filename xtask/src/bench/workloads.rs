@@ -3,8 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
+use super::packages;
 use crate::base;
 use crate::run::{check, command, output, repository, target_dir};
 
@@ -89,7 +90,7 @@ pub(super) enum Form {
 }
 
 impl Phase {
-    fn new(name: &'static str, before: Before, step: Step, allowed: f64) -> Self {
+    pub(super) fn new(name: &'static str, before: Before, step: Step, allowed: f64) -> Self {
         Self {
             name,
             before,
@@ -119,16 +120,14 @@ pub(super) fn all(quick: bool) -> Vec<Workload> {
     all.push(runs("w6", if quick { 12 } else { 60 }, (0.1, 0.25)));
     all.push(made_files("w7s", if quick { 1000 } else { 20_000 }));
     all.push(made_files("w7", if quick { 2000 } else { 100_000 }).only_by_name());
-    let mut python = python();
-    python.only_by_name = quick;
-    all.push(python);
+    all.extend(packages::all(quick));
     all.push(together(if quick { 10 } else { 80 }));
     all.push(pulled("w11", if quick { 16 } else { 256 }));
     all
 }
 
 impl Workload {
-    fn new(
+    pub(super) fn new(
         id: &'static str,
         what: impl Into<String>,
         make: impl Fn(&Site<'_>) -> Result<()> + 'static,
@@ -146,14 +145,14 @@ impl Workload {
         }
     }
 
-    fn only_by_name(self) -> Self {
+    pub(super) fn only_by_name(self) -> Self {
         Self {
             only_by_name: true,
             ..self
         }
     }
 
-    fn touching(self, touched: &'static str) -> Self {
+    pub(super) fn touching(self, touched: &'static str) -> Self {
         Self { touched, ..self }
     }
 }
@@ -322,28 +321,6 @@ fn made_files(id: &'static str, count: u64) -> Workload {
     Workload::new(id, format!("RUN that makes {count} files"), make, phases)
 }
 
-fn python() -> Workload {
-    let make = |site: &Site<'_>| {
-        let layout = base::python().context("Debian's or Python's packages are out of reach")?;
-        let image = format!("{}/python:3", site.registry);
-        copy_to_registry(&layout, &image)?;
-        fs::write(site.directory.join("requirements.txt"), "flask\nrequests\n")?;
-        fs::write(site.directory.join("app.py"), "print('hello')\n")?;
-        let install = "pip install --no-cache-dir --break-system-packages -r requirements.txt";
-        let text = format!("FROM {image}\nWORKDIR /app\nCOPY requirements.txt .\nRUN {install}\nCOPY app.py .\n");
-        fs::write(site.directory.join("Dockerfile"), text)?;
-        Ok(())
-    };
-    let phases = vec![
-        Phase::new("no cache", Before::Nothing, Step::BuildAnew, 0.9),
-        Phase::new("one file touched", Before::Touched, Step::Build, 0.4),
-    ];
-    Workload {
-        host_network: true,
-        ..Workload::new("w8py", "pip install flask requests", make, phases).touching("app.py")
-    }
-}
-
 fn together(mib: u64) -> Workload {
     let make = move |site: &Site<'_>| {
         site.small_files()?;
@@ -394,7 +371,8 @@ fn publish_large_base(image: &str, mib: u64) -> Result<()> {
     copy_to_registry(&layout, image)
 }
 
-fn copy_to_registry(layout: &Path, image: &str) -> Result<()> {
+/// An OCI layout as an image that engines pull.
+pub(super) fn copy_to_registry(layout: &Path, image: &str) -> Result<()> {
     let mut copy = command("skopeo", &["copy", "--quiet", "--dest-tls-verify=false"]);
     copy.arg(format!("oci:{}", layout.display()))
         .arg(format!("docker://{image}"));
