@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 
 use crate::context_trees::ContextTrees;
 use crate::executor::Executor;
+use crate::executor::tier::Tier;
 use crate::layers::Layers;
 use crate::room::Room;
 use crate::solve::flight::Flights;
@@ -28,6 +29,8 @@ pub struct Host {
     pub room: Room,
     /// Runs processes.
     pub executor: Arc<dyn Executor>,
+    /// The kind of its sandboxes.
+    pub tier: Tier,
     /// Speaks to registries.
     pub registry: Client,
     /// Fetches what is behind other addresses.

@@ -26,6 +26,9 @@ pub(crate) struct ServerArgs {
     /// Address of a running build server, unix://PATH [env: RBUILD_BUILDER] [default: started when needed]
     #[arg(long, global = true, value_name = "ADDRESS", conflicts_with = "in_process")]
     pub(crate) builder: Option<String>,
+    /// Kind of sandbox for RUN steps: root, rootless, single-id or plain [env: RBUILD_SANDBOX] [default: the best possible, see `rbuild doctor`]
+    #[arg(long, global = true, value_name = "KIND")]
+    pub(crate) sandbox: Option<String>,
     /// Run the build server inside this command: nothing outlives it
     #[arg(long, global = true)]
     pub(crate) in_process: bool,

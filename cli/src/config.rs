@@ -6,7 +6,7 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use crate::args::{ProgressArg, ServerArgs, ShowArgs};
-use crate::engine::{self, Marks};
+use crate::engine::{self, Marks, Tier};
 use crate::exit::Problem;
 use crate::values;
 
@@ -116,6 +116,8 @@ pub(crate) struct Config {
     pub(crate) cache_dir: Option<PathBuf>,
     /// Directories with specifications of devices, in ascending precedence: RBUILD_CDI_DIRS, or those of every machine.
     pub(crate) device_specs: Vec<PathBuf>,
+    /// The kind of sandbox that was asked for; nothing: the best one that is possible.
+    pub(crate) sandbox: Option<Tier>,
     /// When a server that this process starts collects by itself.
     pub(crate) marks: Marks,
     /// The rest of the environment.
@@ -149,6 +151,7 @@ impl Config {
             cache_dir: cache_dir(&environment),
             device_specs: device_specs(&environment),
             marks: marks(&environment)?,
+            sandbox: sandbox(flags.sandbox.as_deref(), &environment)?,
             environment,
         })
     }
@@ -171,6 +174,17 @@ fn marks(environment: &Environment) -> Result<Marks, Problem> {
             .transpose()?,
         limit: amount("RBUILD_MAX_STORAGE")?,
     })
+}
+
+fn sandbox(flag: Option<&str>, environment: &Environment) -> Result<Option<Tier>, Problem> {
+    let (text, origin) = match (flag, environment.var("RBUILD_SANDBOX")?) {
+        (Some(text), _) => (text, "`--sandbox`"),
+        (None, Some(text)) => (text, "RBUILD_SANDBOX"),
+        (None, None) => return Ok(None),
+    };
+    let tier = text.parse();
+    tier.map(Some)
+        .map_err(|message: String| Problem::usage(format!("{origin}: {message}")))
 }
 
 fn device_specs(environment: &Environment) -> Vec<PathBuf> {
@@ -313,6 +327,7 @@ mod tests {
             root: root.map(PathBuf::from),
             builder: builder.map(str::to_owned),
             in_process: false,
+            sandbox: None,
         }
     }
 

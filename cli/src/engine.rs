@@ -38,7 +38,11 @@ pub(crate) struct ServeOptions {
     pub(crate) device_specs: Vec<PathBuf>,
     /// When it collects by itself.
     pub(crate) marks: Marks,
+    /// The kind of sandbox for steps; nothing: the best one that is possible.
+    pub(crate) sandbox: Option<Tier>,
 }
+
+pub(crate) use builder::executor::tier::Tier;
 
 pub(crate) use builder::room::Marks;
 pub(crate) use cache::budget::Amount;
@@ -93,6 +97,7 @@ fn options(options: ServeOptions, wait_for_store: bool) -> server::ServeOptions 
         entitlements: options.entitlements,
         device_specs: options.device_specs,
         marks: options.marks,
+        tier: options.sandbox,
         sandbox_program: PathBuf::from("/proc/self/exe"),
     }
 }

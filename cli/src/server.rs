@@ -118,6 +118,7 @@ async fn connect(config: &Config) -> Result<Connection, Problem> {
         ServerChoice::Socket(path) => match dial(path).await? {
             Some((channel, info)) => {
                 check_version(&info)?;
+                check_sandbox(config, &info)?;
                 Ok(outside(channel))
             }
             None => Err(
@@ -171,6 +172,7 @@ async fn in_process(config: &Config) -> Result<Connection, Problem> {
         entitlements: Entitlements::default(),
         device_specs: config.device_specs.clone(),
         marks: config.marks,
+        sandbox: config.sandbox,
     };
     let (channel, server) = engine::in_process(options, shutdown.clone()).await?;
     Ok(Connection {
@@ -285,7 +287,7 @@ fn lock(root: &Path, name: &str) -> Result<Option<File>, Problem> {
 async fn on_demand(config: &Config) -> Result<Channel, Problem> {
     let socket = socket_path(&config.root);
     if let Some((channel, info)) = dial(&socket).await?
-        && info.version == crate::VERSION
+        && is_wanted(config, &info)
     {
         return Ok(channel);
     }
@@ -300,7 +302,7 @@ async fn on_demand(config: &Config) -> Result<Channel, Problem> {
     let mut turn = Turn::default();
     loop {
         match dial(&socket).await? {
-            Some((channel, info)) if info.version == crate::VERSION => return Ok(channel),
+            Some((channel, info)) if is_wanted(config, &info) => return Ok(channel),
             Some((channel, info)) => drain(config, channel, &info).await?,
             None => {}
         }
@@ -376,6 +378,7 @@ fn spawn(config: &Config, log_path: &Path) -> Result<(Child, u64), Problem> {
     let child = Command::new(program)
         .args(["serve", "--idle", IDLE, "--own-session", "--root"])
         .arg(&config.root)
+        .args(config.sandbox.map(|tier| format!("--sandbox={tier}")))
         .env_clear()
         .envs(config.environment.for_server())
         .current_dir("/")
@@ -464,6 +467,22 @@ fn check_version(info: &v1::InfoReply) -> Result<(), Problem> {
         crate::VERSION
     ))
     .help("end that server; `rbuild` replaces only servers that it started itself"))
+}
+
+/// Whether that server is the one that a command wants, and not one to be replaced.
+fn is_wanted(config: &Config, info: &v1::InfoReply) -> bool {
+    info.version == crate::VERSION && check_sandbox(config, info).is_ok()
+}
+
+fn check_sandbox(config: &Config, info: &v1::InfoReply) -> Result<(), Problem> {
+    match config.sandbox {
+        Some(tier) if info.sandbox != tier.name() => Err(Problem::environment(format!(
+            "the build server runs steps in the sandbox `{}`, not in `{tier}`",
+            info.sandbox
+        ))
+        .help("leave out `--sandbox` and RBUILD_SANDBOX, or end that server")),
+        _ => Ok(()),
+    }
 }
 
 /// Longest path that a socket address takes, on Linux.

@@ -99,3 +99,16 @@ fn a_password_is_not_taken_from_an_empty_stdin() {
         .exits(2);
     assert_eq!(outcome.stderr, "error: there is no password on stdin\n");
 }
+
+#[test]
+fn a_sandbox_is_the_one_that_was_asked_for() {
+    let place = Place::new();
+    place.file("Dockerfile", "FROM scratch\n");
+    check(
+        &place,
+        &["build", "--sandbox", "chroot", "."],
+        &expect![[r#"
+            error: `--sandbox`: `chroot` is no kind of sandbox; there are root, rootless, single-id, plain
+        "#]],
+    );
+}

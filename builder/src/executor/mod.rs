@@ -29,6 +29,7 @@ mod root;
 mod seccomp;
 mod spec;
 mod target;
+pub mod tier;
 mod user;
 
 use std::fmt;

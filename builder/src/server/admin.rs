@@ -35,6 +35,7 @@ impl AdminApi for AdminService {
             builds_running: self.0.builds.running() as u64,
             probes,
             ends_when_idle: self.0.idle_timeout.is_some(),
+            sandbox: self.0.host.tier.to_string(),
         }))
     }
 

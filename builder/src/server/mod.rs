@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::executor::tier::{self, Tier};
 use crate::host::Host;
 use crate::room::Marks;
 pub use listen::{InProcess, in_process, serve};
@@ -44,6 +45,8 @@ pub struct ServeOptions {
     pub device_specs: Vec<PathBuf>,
     /// When it collects by itself.
     pub marks: Marks,
+    /// The kind of sandbox for steps; nothing: the best one that is possible.
+    pub tier: Option<Tier>,
     /// The program that is started again as the inside of a sandbox.
     pub sandbox_program: PathBuf,
 }
@@ -54,6 +57,9 @@ pub enum ServeError {
     /// The store cannot be opened.
     #[error(transparent)]
     Store(#[from] cache::store::OpenError),
+    /// Steps cannot be run as they should be.
+    #[error(transparent)]
+    Sandbox(#[from] tier::Impossible),
     /// A part of the server could not be prepared.
     #[error("cannot prepare the server: {0}")]
     Prepare(String),

@@ -10,7 +10,8 @@ use tokio::sync::Semaphore;
 
 use super::{ServeError, ServeOptions};
 use crate::context_trees::ContextTrees;
-use crate::executor::NamespaceExecutor;
+use crate::executor::tier::{self, Tier};
+use crate::executor::{Executor, NamespaceExecutor};
 use crate::host::{Clock, Host};
 use crate::layers::Layers;
 use crate::op::cache_mount::CacheMounts;
@@ -46,7 +47,8 @@ pub async fn open_host(options: &ServeOptions) -> Result<Host, ServeError> {
         .telling(Arc::clone(store.faults()))
         .on_boot(boot_id);
     snapshots.sweep().map_err(|error| prepare(&error))?;
-    let executor = NamespaceExecutor::with_init(&options.sandbox_program).map_err(|error| prepare(&error))?;
+    let tier = tier::choose(options.tier)?;
+    let executor = executor(tier, options)?;
     let registry = Client::new(Patience::default()).map_err(|error| prepare(&error))?;
     let downloader = Downloader::new(Patience::default()).map_err(|error| prepare(&error))?;
     let layers = Layers::new(Arc::clone(&store), snapshots);
@@ -60,7 +62,8 @@ pub async fn open_host(options: &ServeOptions) -> Result<Host, ServeError> {
         context_trees: ContextTrees::default(),
         layers,
         room,
-        executor: Arc::new(executor),
+        executor,
+        tier,
         registry,
         sources: Sources::new(downloader),
         clock: Clock::system(),
@@ -72,6 +75,19 @@ pub async fn open_host(options: &ServeOptions) -> Result<Host, ServeError> {
         platform: native_platform(),
         store,
     })
+}
+
+fn executor(tier: Tier, options: &ServeOptions) -> Result<Arc<dyn Executor>, ServeError> {
+    match tier {
+        Tier::Root => NamespaceExecutor::with_init(&options.sandbox_program)
+            .map(|executor| Arc::new(executor) as Arc<dyn Executor>)
+            .map_err(|error| ServeError::Prepare(error.to_string())),
+        Tier::Rootless | Tier::SingleId | Tier::Plain => Err(tier::Impossible {
+            tier,
+            reason: "this version has no such sandbox yet".to_owned(),
+        }
+        .into()),
+    }
 }
 
 /// What this machine runs without emulation.

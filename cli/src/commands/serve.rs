@@ -43,6 +43,7 @@ pub(crate) fn run(args: &ServeArgs, config: &Config) -> Result<(), Problem> {
         entitlements: granted.into_iter().collect(),
         device_specs: config.device_specs.clone(),
         marks: marks(&args.storage, config.marks)?,
+        sandbox: config.sandbox,
     };
     log_to_stderr(config)?;
     engine::prepare_process();
