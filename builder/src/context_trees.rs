@@ -4,31 +4,26 @@
 //! Whoever names a tree by its digest knows all that it says: the digest covers each file's. So naming one gives a client no
 //! more than sending it would.
 
-use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use proto::digest::ContentDigest;
 use proto::tree::{Tree, TreeEntry};
 use proto::tree_nodes;
 
+use crate::recent::Recent;
 use crate::tree::MergedTree;
 
 /// Entries of all trees together that are kept: some 25 MB.
 const ENTRIES_KEPT: usize = 100_000;
 
 /// The trees of one server. Cheap to clone.
-#[derive(Debug, Clone, Default)]
-pub struct ContextTrees(Arc<Mutex<VecDeque<Kept>>>);
+#[derive(Debug, Clone)]
+pub struct ContextTrees(Arc<Mutex<Recent<ContentDigest, Arc<MergedTree>>>>);
 
-#[derive(Debug)]
-struct Kept {
-    digest: ContentDigest,
-    tree: Arc<MergedTree>,
-}
-
-impl Kept {
-    fn entries(&self) -> usize {
-        self.tree.layers().iter().map(|tree| tree.entries().len()).sum()
+impl Default for ContextTrees {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(Recent::new(ENTRIES_KEPT))))
     }
 }
 
@@ -36,22 +31,14 @@ impl ContextTrees {
     /// The tree with this digest, if it is kept. It is the last to go then.
     #[must_use]
     pub fn get(&self, digest: &ContentDigest) -> Option<Arc<MergedTree>> {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = kept.iter().position(|kept| kept.digest == *digest)?;
-        let found = kept.remove(at)?;
-        let tree = Arc::clone(&found.tree);
-        kept.push_back(found);
-        Some(tree)
+        self.kept().get(digest)
     }
 
     /// What directories of any tree hold that has one of these digests; also an empty one, which every tree could have.
     #[must_use]
     pub fn nodes(&self, wanted: &[ContentDigest]) -> HashMap<ContentDigest, Vec<TreeEntry>> {
         let wanted: HashSet<&ContentDigest> = wanted.iter().collect();
-        let trees: Vec<Arc<MergedTree>> = {
-            let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            kept.iter().map(|kept| Arc::clone(&kept.tree)).collect()
-        };
+        let trees: Vec<Arc<MergedTree>> = self.kept().values().cloned().collect();
         let empty = Tree::default();
         let trees = trees.iter().flat_map(|tree| tree.layers()).map(Arc::as_ref);
         let nodes = trees.chain([&empty]).filter_map(tree_nodes::nodes).flatten();
@@ -65,22 +52,12 @@ impl ContextTrees {
 
     /// Keeps a tree under its digest, and no more others than there is room for. One that is too large by itself is not kept.
     pub fn keep(&self, digest: ContentDigest, tree: &Arc<MergedTree>) {
-        let new = Kept {
-            digest,
-            tree: Arc::clone(tree),
-        };
-        if new.entries() > ENTRIES_KEPT {
-            return;
-        }
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.retain(|kept| kept.digest != digest);
-        kept.push_back(new);
-        let mut entries: usize = kept.iter().map(Kept::entries).sum();
-        while entries > ENTRIES_KEPT
-            && let Some(oldest) = kept.pop_front()
-        {
-            entries -= oldest.entries();
-        }
+        let entries = tree.layers().iter().map(|tree| tree.entries().len()).sum();
+        self.kept().keep(digest, Arc::clone(tree), entries);
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Recent<ContentDigest, Arc<MergedTree>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

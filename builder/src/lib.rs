@@ -33,4 +33,5 @@ pub mod cdi;
 mod blocking;
 mod turns;
 mod phase;
+mod recent;
 mod sys;

@@ -3,6 +3,8 @@
 //! Long because every kind of file goes through the same kill, and is compared with the same store.
 #![expect(clippy::unwrap_used, reason = "a step of a test that cannot be done fails the test")]
 
+mod samples;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
@@ -17,11 +19,11 @@ use cache::history::Remembered;
 use cache::images::{Image, Variant};
 use cache::records::RecordStore;
 use cache::store::{OpenError, Options, Store};
-use proto::digest::{ChainId, ContentDigest, DiffId, Digest};
+use proto::digest::ContentDigest;
 use proto::history::{BuildRecord, BuildStep, History, Outcome, PastStep, Series, SeriesName, Verdict};
 use proto::oci::{Descriptor, media_type};
-use proto::record::{Alias, CacheKey, CacheRecord, LayerInfo, MissReason, Preimage};
-use proto::tree::{EntryKind, RelPath, Timestamp, Tree, TreeEntry};
+use proto::record::{MissReason, Preimage};
+use samples::{alias, key, layer, record, tree};
 
 /// Lets some steps happen, then none: from there on the process is dead. Counts syncs.
 #[derive(Debug)]
@@ -63,42 +65,6 @@ fn reopen(root: &Path, boot: &str) -> Store {
     Store::open(root, &options(boot, Kill::after(usize::MAX))).unwrap()
 }
 
-fn layer(name: &str) -> DiffId {
-    DiffId(Digest::of(name.as_bytes()))
-}
-
-fn key(name: &str) -> CacheKey {
-    CacheKey(ContentDigest::of(name.as_bytes()))
-}
-
-fn tree(name: &str) -> Tree {
-    Tree::new(vec![TreeEntry {
-        path: RelPath::clean(name.as_bytes()),
-        kind: EntryKind::Directory { opaque: false },
-        mode: 0o755,
-        uid: 0,
-        gid: 0,
-        mtime: Timestamp::default(),
-        xattrs: Vec::new(),
-    }])
-}
-
-fn record(name: &str) -> CacheRecord {
-    let diff_id = layer(name);
-    CacheRecord {
-        key: key(name),
-        layer: LayerInfo {
-            diff_id,
-            size_bytes: name.len() as u64,
-            forms: vec![Descriptor::new(media_type::LAYER, diff_id.0, name.len() as u64)],
-        },
-        chain: ChainId(diff_id.0),
-        created_ms: 1,
-        duration_ms: 2,
-        step: name.to_owned(),
-    }
-}
-
 fn image(name: &str) -> Image {
     Image {
         reference: "app:1".parse().unwrap(),
@@ -111,13 +77,6 @@ fn image(name: &str) -> Image {
         further: Vec::new(),
         index: None,
         created_ms: 5,
-    }
-}
-
-fn alias(name: &str) -> Alias {
-    Alias {
-        key: key(name),
-        inputs: vec![vec![record(name).chain]],
     }
 }
 

@@ -27,15 +27,6 @@ RUN --mount=type=cache,target=/c date > /c/last; cp -r /bin /copy; rm -r /copy/b
 COPY data /data
 ";
 
-fn place() -> Place {
-    let place = Place::new();
-    place.dockerfile(DOCKERFILE);
-    for number in 0..30 {
-        place.file(&format!("data/{number}"), &format!("{number}\n").repeat(1000));
-    }
-    place
-}
-
 struct Build<'a> {
     place: &'a Place,
     output: String,
@@ -73,7 +64,7 @@ fn a_killed_build_harms_no_later_one_and_leaves_nothing() {
     let output = format!("type=registry,name={},rewrite-timestamp=true", registry.name("app:1"));
     let mut draw = Draw(0x5eed);
     let (reference, time) = {
-        let place = place();
+        let place = Place::with_data(DOCKERFILE);
         let build = Build {
             place: &place,
             output: output.clone(),
@@ -81,10 +72,10 @@ fn a_killed_build_harms_no_later_one_and_leaves_nothing() {
         let start = Instant::now();
         (build.whole(), start.elapsed())
     };
-    let mut current = place();
+    let mut current = Place::with_data(DOCKERFILE);
     for round in 0..rounds(ROUNDS) {
         if round % ROUNDS_PER_STORE == 0 {
-            current = place();
+            current = Place::with_data(DOCKERFILE);
         }
         let build = Build {
             place: &current,

@@ -1,14 +1,12 @@
 //! How layers leave the store: levels, compressions that are forced on the base, and large layers that go as files.
 #![expect(clippy::unwrap_used, reason = "all of this is part of tests")]
 
-use std::process::Stdio;
-
 use testdata::image::Image;
 
 use crate::support::Place;
 use crate::support::build::needs;
 use crate::support::damage::{damage, files_below};
-use crate::support::server::{end_of, read_until, send};
+use crate::support::server::{end_of, send};
 
 const GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 const ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
@@ -132,13 +130,7 @@ fn layers_are_compressed_once_and_only_if_an_output_asks_for_it() {
     needs!();
     let place = words();
     place.dockerfile("FROM base\nCOPY words /\nRUN echo a > /a\n");
-    let mut serve = place.command(&["serve"]);
-    serve
-        .env("RUST_LOG", "info,phase=debug")
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped());
-    let mut server = serve.spawn().unwrap();
-    let log = read_until(&mut server, |line| line.contains("serving"));
+    let (mut server, log) = place.serve_with_phases();
     let base = place.base();
     let build = |outputs: &[&str]| {
         let mut arguments = vec!["build", "--no-cache", &base];

@@ -80,13 +80,7 @@ fn a_server_logs_where_the_time_of_a_build_goes_if_it_is_asked_to() {
     needs!();
     let place = Place::new();
     place.dockerfile("FROM base\nRUN echo a\n");
-    let mut serve = place.command(&["serve"]);
-    serve
-        .env("RUST_LOG", "info,phase=debug")
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped());
-    let mut server = serve.spawn().unwrap();
-    let log = read_until(&mut server, |line| line.contains("serving"));
+    let (mut server, log) = place.serve_with_phases();
     place.run(&["build", &place.base(), "."]).exits(0);
     send(&server, Signal::TERM);
     assert_eq!(end_of(&mut server).code(), Some(0));

@@ -33,15 +33,6 @@ COPY data /data
 
 const OUTPUT: &str = "-o=type=oci,dest=image.tar,rewrite-timestamp=true,compression=gzip";
 
-fn place() -> Place {
-    let place = Place::new();
-    place.dockerfile(DOCKERFILE);
-    for number in 0..30 {
-        place.file(&format!("data/{number}"), &format!("{number}\n").repeat(1000));
-    }
-    place
-}
-
 /// The base image, as a flag.
 fn base(place: &Place) -> String {
     match testdata::machine::path("RBUILD_TEST_BASE") {
@@ -74,7 +65,7 @@ fn ends_well(place: &Place, outcome: Outcome) -> Outcome {
 
 /// The digest on a store of its own, and how long that takes.
 fn reference() -> (String, Duration) {
-    let place = place();
+    let place = Place::with_data(DOCKERFILE);
     let start = Instant::now();
     let digest = build(&place, &[]).digest();
     (digest, start.elapsed())
@@ -104,13 +95,13 @@ fn servers_killed_during_builds_lose_nothing_that_was_acknowledged() {
     needs!();
     let (reference, time) = reference();
     let mut draw = Draw(0x5eed);
-    let mut current = place();
+    let mut current = Place::with_data(DOCKERFILE);
     let mut names: Vec<String> = Vec::new();
     for round in 0..rounds(8) {
         if round % ROUNDS_PER_STORE == 0 {
             current.end_server();
             nothing_is_left(&current.root());
-            current = place();
+            current = Place::with_data(DOCKERFILE);
             names.clear();
         }
         let after = draw.time(time);
@@ -192,7 +183,7 @@ fn flip(path: &PathBuf, draw: &mut Draw) {
 fn single_flipped_bits_never_reach_an_image() {
     needs!();
     let (reference, _) = reference();
-    let place = place();
+    let place = Place::with_data(DOCKERFILE);
     build(&place, &["-t=app"]);
     let mut draw = Draw(0xb17);
     for round in 0..rounds(10) {
@@ -242,7 +233,7 @@ done
 #[test]
 fn a_disk_that_is_full_at_any_point_harms_nothing() {
     needs!(Need::Program("/usr/bin/unshare"));
-    let place = place();
+    let place = Place::with_data(DOCKERFILE);
     place.file("first", "FROM base\nRUN echo first > /first\n");
     let base = base(&place);
     let build = [

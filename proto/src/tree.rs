@@ -273,6 +273,23 @@ pub enum EntryKind {
     Whiteout,
 }
 
+impl EntryKind {
+    /// The letter of the kind, in everything that is digested.
+    #[must_use]
+    pub fn letter(&self) -> u8 {
+        match self {
+            Self::File { .. } => b'f',
+            Self::Directory { .. } => b'd',
+            Self::Symlink { .. } => b'l',
+            Self::Hardlink { .. } => b'h',
+            Self::CharDevice { .. } => b'c',
+            Self::BlockDevice { .. } => b'b',
+            Self::Fifo => b'p',
+            Self::Whiteout => b'w',
+        }
+    }
+}
+
 /// One path of a tree.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct TreeEntry {

@@ -33,16 +33,7 @@ const PIECE_BYTES: usize = 32 << 10;
 /// An entry under `path`, whatever it is called itself.
 pub(crate) fn put_entry(bytes: &mut Vec<u8>, path: &[u8], entry: &TreeEntry) {
     put_text(bytes, path);
-    bytes.push(match entry.kind {
-        EntryKind::File { .. } => b'f',
-        EntryKind::Directory { .. } => b'd',
-        EntryKind::Symlink { .. } => b'l',
-        EntryKind::Hardlink { .. } => b'h',
-        EntryKind::CharDevice { .. } => b'c',
-        EntryKind::BlockDevice { .. } => b'b',
-        EntryKind::Fifo => b'p',
-        EntryKind::Whiteout => b'w',
-    });
+    bytes.push(entry.kind.letter());
     put_numbers(bytes, &[entry.mode, entry.uid, entry.gid]);
     bytes.extend_from_slice(&entry.mtime.seconds.to_le_bytes());
     // A number that does not fit could not be in memory.

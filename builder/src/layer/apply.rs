@@ -246,7 +246,7 @@ impl Layer<'_> {
         let path = self.merged.locate(&named)?;
         if let b'1' = member.typeflag {
             let target = RelPath::parse(&member.link).map_err(|_| Refusal::HardLink)?;
-            let link = self.take_link((entry(&member, path, EntryKind::Fifo), target))?;
+            let link = early::take(self, (entry(&member, path, EntryKind::Fifo), target))?;
             self.early_links.extend(link);
             return Ok(());
         }
@@ -346,35 +346,6 @@ impl Layer<'_> {
         }
     }
 
-    fn make_link(&mut self, link: &TreeEntry, found: TreeEntry, from_below: bool) -> Result<(), EntryError> {
-        if found.path == link.path {
-            // A further name of the file itself: it is there already.
-            return Ok(());
-        }
-        let mut entry = TreeEntry {
-            path: link.path.clone(),
-            ..found.clone()
-        };
-        if matches!(found.kind, EntryKind::Symlink { .. }) {
-            return self.take_special(entry);
-        }
-        if !from_below && found.path.below(&link.path).is_some() {
-            // To make room for the link would remove its target.
-            return Err(Refusal::HardLink.into());
-        }
-        if from_below {
-            return self.copy_from_below(entry, &found.path);
-        }
-        entry.kind = EntryKind::Hardlink {
-            target: found.path.clone(),
-        };
-        self.merged.add(entry)?;
-        match &mut self.merged.place {
-            Some(place) => place.link(&found.path, &link.path).map_err(EntryError::Write),
-            None => Ok(()),
-        }
-    }
-
     /// A layer cannot hold a name of a file below it, only a copy.
     fn copy_from_below(&mut self, entry: TreeEntry, from: &RelPath) -> Result<(), EntryError> {
         let EntryKind::File { size, .. } = entry.kind else {
@@ -403,19 +374,33 @@ impl Layer<'_> {
 }
 
 impl TakesLinks for Layer<'_> {
-    fn locate(&self, named: &RelPath) -> Result<RelPath, EntryError> {
-        self.merged.locate(named)
+    fn merged(&self) -> &Merged<'_> {
+        &self.merged
     }
 
-    fn take_link(&mut self, (link, named): Link) -> Result<Option<Link>, EntryError> {
-        let target = self.merged.locate(&named)?;
-        if target == link.path {
+    fn make_link(&mut self, link: TreeEntry, found: TreeEntry, from_below: bool) -> Result<(), EntryError> {
+        let mut entry = TreeEntry {
+            path: link.path.clone(),
+            ..found.clone()
+        };
+        if matches!(found.kind, EntryKind::Symlink { .. }) {
+            return self.take_special(entry);
+        }
+        if !from_below && found.path.below(&link.path).is_some() {
+            // To make room for the link would remove its target.
             return Err(Refusal::HardLink.into());
         }
-        let Some((found, from_below)) = self.merged.link_target(&target)? else {
-            return Ok(Some((link, named)));
+        if from_below {
+            return self.copy_from_below(entry, &found.path);
+        }
+        entry.kind = EntryKind::Hardlink {
+            target: found.path.clone(),
         };
-        self.make_link(&link, found, from_below).map(|()| None)
+        self.merged.add(entry)?;
+        match &mut self.merged.place {
+            Some(place) => place.link(&found.path, &link.path).map_err(EntryError::Write),
+            None => Ok(()),
+        }
     }
 }
 

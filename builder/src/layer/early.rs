@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use proto::tree::{RelPath, TreeEntry};
 
-use super::merge::{EntryError, Refusal};
+use super::merge::{EntryError, Merged, Refusal};
 
 /// Rounds over what is left. More than one is needed only where a link to a link changes what other names lead to.
 const MOST_ROUNDS: usize = 40;
@@ -14,17 +14,31 @@ pub(crate) type Link = (TreeEntry, RelPath);
 
 /// Who takes hard links.
 pub(crate) trait TakesLinks {
-    /// Where `named` really is.
-    ///
-    /// # Errors
-    /// Names that lead nowhere.
-    fn locate(&self, named: &RelPath) -> Result<RelPath, EntryError>;
+    /// What is there so far.
+    fn merged(&self) -> &Merged<'_>;
 
-    /// Makes `link`, or gives it back if its target has not come yet.
+    /// Makes `link` a further name of `found`, which has another one and is of a layer below if `from_below`.
     ///
     /// # Errors
     /// Targets that no link may have; a disk that fails.
-    fn take_link(&mut self, link: Link) -> Result<Option<Link>, EntryError>;
+    fn make_link(&mut self, link: TreeEntry, found: TreeEntry, from_below: bool) -> Result<(), EntryError>;
+}
+
+/// Makes a link, or gives it back if its target has not come yet.
+///
+/// # Errors
+/// Targets that no link may have; a disk that fails.
+pub(crate) fn take(layer: &mut impl TakesLinks, (link, named): Link) -> Result<Option<Link>, EntryError> {
+    let target = layer.merged().locate(&named)?;
+    if target == link.path {
+        return Err(Refusal::HardLink.into());
+    }
+    match layer.merged().link_target(&target)? {
+        // A further name of the file itself: it is there already.
+        Some((found, _)) if found.path == link.path => Ok(None),
+        Some((found, from_below)) => layer.make_link(link, found, from_below).map(|()| None),
+        None => Ok(Some((link, named))),
+    }
 }
 
 /// Makes all of `waiting`, now that everything else has come, each as soon as its target is there. The work grows with the number
@@ -55,8 +69,8 @@ fn one_round(layer: &mut impl TakesLinks, mut queue: VecDeque<Link>) -> Result<V
     let mut waiting_for: BTreeMap<RelPath, Vec<Link>> = BTreeMap::new();
     while let Some(link) = queue.pop_front() {
         let path = link.0.path.clone();
-        let taken = layer.take_link(link).and_then(|back| {
-            let place = |link: Link| Ok((layer.locate(&link.1)?, link));
+        let taken = take(layer, link).and_then(|back| {
+            let place = |link: Link| Ok((layer.merged().locate(&link.1)?, link));
             back.map(place).transpose()
         });
         match taken.map_err(|error| (path.clone(), error))? {

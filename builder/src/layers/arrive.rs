@@ -54,21 +54,19 @@ impl Layers {
         let mut downloads = Vec::new();
         let mut sources = Vec::new();
         for layer in stack.layers() {
-            let known = self.known_tree(layer.info.diff_id);
-            let arrival = known.is_none().then(|| {
+            let source = self.known_tree(layer.info.diff_id).ok_or_else(|| {
                 let (download, arrival) = self.bring(layer, job, step);
                 downloads.push(download);
                 arrival
             });
-            sources.push((layer, known, arrival));
+            sources.push((layer, source));
         }
         let scan = async {
             let mut trees: Vec<Arc<Tree>> = Vec::with_capacity(sources.len());
-            for (layer, known, arrival) in sources {
-                let tree = match (known, arrival) {
-                    (Some(tree), _) => tree,
-                    (None, Some(arrival)) => self.scan(layer, trees.clone(), arrival).await?,
-                    (None, None) => return Err(BuildError::bug("a tree that nobody knows and nobody looks for")),
+            for (layer, source) in sources {
+                let tree = match source {
+                    Ok(tree) => tree,
+                    Err(arrival) => self.scan(layer, trees.clone(), arrival).await?,
                 };
                 trees.push(tree);
             }

@@ -1,10 +1,11 @@
 //! Trees of layers that are kept in memory, up to so many bytes: one of a large base image weighs as much as thousands of others.
 
-use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use proto::digest::DiffId;
 use proto::tree::{EntryKind, Tree, TreeEntry};
+
+use crate::recent::Recent;
 
 /// Most bytes of all trees together; more are read from the store again when they are needed.
 const LIMIT_BYTES: usize = 8 << 20;
@@ -12,37 +13,24 @@ const LIMIT_BYTES: usize = 8 << 20;
 const ALLOCATION_BYTES: usize = 16;
 
 /// The trees that were used last.
-#[derive(Debug, Default)]
-pub(super) struct TreeCache {
-    trees: HashMap<DiffId, (Arc<Tree>, usize)>,
-    /// The longest unused first.
-    order: VecDeque<DiffId>,
-    bytes: usize,
+#[derive(Debug)]
+pub(super) struct TreeCache(Recent<DiffId, Arc<Tree>>);
+
+impl Default for TreeCache {
+    fn default() -> Self {
+        Self(Recent::new(LIMIT_BYTES))
+    }
 }
 
 impl TreeCache {
     /// The tree of a layer, if it is kept. From now on it is the one that was used last.
     pub(super) fn get(&mut self, diff_id: DiffId) -> Option<Arc<Tree>> {
-        let tree = Arc::clone(&self.trees.get(&diff_id)?.0);
-        self.order.retain(|other| *other != diff_id);
-        self.order.push_back(diff_id);
-        Some(tree)
+        self.0.get(&diff_id)
     }
 
     /// Keeps a tree, unless it is too large for itself; others go for it.
     pub(super) fn put(&mut self, diff_id: DiffId, tree: &Arc<Tree>) {
-        let bytes = weight(tree);
-        if bytes > LIMIT_BYTES || self.trees.contains_key(&diff_id) {
-            return;
-        }
-        while self.bytes + bytes > LIMIT_BYTES
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.bytes -= self.trees.remove(&oldest).map_or(0, |(_, bytes)| bytes);
-        }
-        self.trees.insert(diff_id, (Arc::clone(tree), bytes));
-        self.order.push_back(diff_id);
-        self.bytes += bytes;
+        self.0.keep(diff_id, Arc::clone(tree), weight(tree));
     }
 }
 
@@ -99,7 +87,6 @@ mod tests {
         cache.put(name(3), &tree(third));
         assert!(cache.get(name(1)).is_none(), "longest unused");
         assert!([0, 2, 3].iter().all(|number| cache.get(name(*number)).is_some()));
-        assert!(cache.bytes <= LIMIT_BYTES);
         cache.put(name(4), &tree(LIMIT_BYTES));
         assert!(cache.get(name(4)).is_none(), "too large to be kept");
         for number in 10..200 {
@@ -109,7 +96,7 @@ mod tests {
             (10..200).all(|number| cache.get(name(number)).is_some()),
             "small ones have no limit of number"
         );
-        let all: usize = cache.trees.values().map(|(_, bytes)| bytes).sum();
-        assert_eq!(cache.bytes, all);
+        let all: usize = cache.0.values().map(|tree| weight(tree)).sum();
+        assert!(all <= LIMIT_BYTES);
     }
 }

@@ -50,18 +50,18 @@ struct TreeAnswer {
 }
 
 impl TreeAnswer {
-    fn into_context(self, trees: &ContextTrees) -> Result<WalkedContext, BuildError> {
-        let tree = Tree::try_from(v1::Tree { entries: self.entries });
-        let tree = Arc::new(tree.map_err(|error| broken_tree(&error))?);
-        // Computed here: what the client said it to be is not what others are told by.
-        let digest = tree_digest::digest(&tree);
-        let tree = Arc::new(MergedTree::new(vec![tree]));
-        trees.keep(digest, &tree);
-        Ok(WalkedContext {
-            tree,
-            excluded: self.excluded,
-        })
+    /// The tree that was sent, under a digest that is computed here: what the client says it to be is not what others are told by.
+    fn into_tree(self) -> Result<(ContentDigest, Tree), BuildError> {
+        let tree = Tree::try_from(v1::Tree { entries: self.entries }).map_err(|error| broken_tree(&error))?;
+        Ok((tree_digest::digest(&tree), tree))
     }
+}
+
+/// Keeps a tree under its digest.
+fn kept((digest, tree): (ContentDigest, Tree), trees: &ContextTrees) -> Arc<MergedTree> {
+    let tree = Arc::new(MergedTree::new(vec![Arc::new(tree)]));
+    trees.keep(digest, &tree);
+    tree
 }
 
 fn broken_tree(error: &ConvertError) -> BuildError {
@@ -82,13 +82,14 @@ impl Session {
         };
         let _phase = Phase::Context.start();
         let mut walked = self.read_tree(Question::Walk(question)).await?;
+        let excluded = std::mem::take(&mut walked.excluded);
         if walked.digest.is_empty() {
-            return walked.into_context(trees);
+            let tree = kept(walked.into_tree()?, trees);
+            return Ok(WalkedContext { tree, excluded });
         }
         let digest = array("digest", &walked.digest).map(ContentDigest::from_bytes);
         let digest = digest.map_err(|error| broken_tree(&error))?;
         if let Some(tree) = trees.get(&digest) {
-            let excluded = walked.excluded;
             return Ok(WalkedContext { tree, excluded });
         }
         let whole = v1::ReadTree {
@@ -101,12 +102,12 @@ impl Session {
             Some(_) => None,
             None => self.changed_tree(&whole, trees).await?,
         };
-        walked.entries = match known.filter(|tree| tree_digest::digest(tree) == digest) {
-            Some(tree) => v1::Tree::from(&tree).entries,
-            None => self.read_tree(Question::ReadTree(whole)).await?.entries,
+        let tree = match known.filter(|tree| tree_digest::digest(tree) == digest) {
+            Some(tree) => (digest, tree),
+            None => self.read_tree(Question::ReadTree(whole)).await?.into_tree()?,
         };
-        walked.digest = Vec::new();
-        walked.into_context(trees)
+        let tree = kept(tree, trees);
+        Ok(WalkedContext { tree, excluded })
     }
 
     /// The tree, put together of directories that are known and those that are not, which are read. Nothing if it cannot be, or

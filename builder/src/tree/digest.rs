@@ -186,16 +186,7 @@ fn head_of(root: Option<(&TreeEntry, &EntryKind)>) -> Vec<u8> {
 /// All of an entry but, for a directory, the digest of what it holds.
 fn put_entry(bytes: &mut Vec<u8>, name: &[u8], entry: &TreeEntry, kind: &EntryKind) {
     put_text(bytes, name);
-    bytes.push(match kind {
-        EntryKind::File { .. } => b'f',
-        EntryKind::Directory { .. } => b'd',
-        EntryKind::Symlink { .. } => b'l',
-        EntryKind::Hardlink { .. } => b'h',
-        EntryKind::CharDevice { .. } => b'c',
-        EntryKind::BlockDevice { .. } => b'b',
-        EntryKind::Fifo => b'p',
-        EntryKind::Whiteout => b'w',
-    });
+    bytes.push(kind.letter());
     for number in [entry.mode, entry.uid, entry.gid] {
         bytes.extend_from_slice(&number.to_le_bytes());
     }

@@ -4,6 +4,8 @@
 #![expect(clippy::unwrap_used, reason = "a step of a test that cannot be done fails the test")]
 
 mod disk;
+#[path = "../samples/mod.rs"]
+mod samples;
 mod scenario;
 
 use std::io::ErrorKind;

@@ -17,13 +17,14 @@ use cache::images::{Image, Variant};
 use cache::records::RecordStore;
 use cache::store::{OpenError, Options, Store};
 use cache::verify::{Compared, Event, Finding, Part, Repair, SnapshotCheck, Wrong};
-use proto::digest::{ChainId, ContentDigest, DiffId, Digest};
+use proto::digest::{ChainId, ContentDigest, Digest};
 use proto::history::{BuildRecord, History, Outcome, Series, SeriesName};
 use proto::oci::{Descriptor, media_type};
-use proto::record::{Alias, CacheKey, CacheRecord, LayerInfo, Preimage};
-use proto::tree::{EntryKind, RelPath, Timestamp, Tree, TreeEntry};
+use proto::record::Preimage;
+use proto::tree::Tree;
 
 use crate::disk::{Journal, Tape};
+use crate::samples::{alias, key, layer, record, tree};
 
 /// A blob that goes bad, and that nothing leads to.
 const HARMED: &[u8] = b"this blob goes bad";
@@ -204,51 +205,8 @@ fn about() -> About {
     }
 }
 
-pub(crate) fn layer(name: &str) -> DiffId {
-    DiffId(Digest::of(name.as_bytes()))
-}
-
-pub(crate) fn key(name: &str) -> CacheKey {
-    CacheKey(ContentDigest::of(name.as_bytes()))
-}
-
 fn gzip(name: &str) -> String {
     format!("{name} but smaller")
-}
-
-fn tree(name: &str) -> Tree {
-    Tree::new(vec![TreeEntry {
-        path: RelPath::clean(name.as_bytes()),
-        kind: EntryKind::Directory { opaque: false },
-        mode: 0o755,
-        uid: 0,
-        gid: 0,
-        mtime: Timestamp::default(),
-        xattrs: Vec::new(),
-    }])
-}
-
-fn record(name: &str) -> CacheRecord {
-    let diff_id = layer(name);
-    CacheRecord {
-        key: key(name),
-        layer: LayerInfo {
-            diff_id,
-            size_bytes: name.len() as u64,
-            forms: vec![Descriptor::new(media_type::LAYER, diff_id.0, name.len() as u64)],
-        },
-        chain: ChainId(diff_id.0),
-        created_ms: 1,
-        duration_ms: 2,
-        step: name.to_owned(),
-    }
-}
-
-fn alias(name: &str) -> Alias {
-    Alias {
-        key: key(name),
-        inputs: vec![vec![record(name).chain]],
-    }
 }
 
 fn answer(name: &str) -> KnownFile {

@@ -71,6 +71,16 @@ impl Place {
         self.outcome(output)
     }
 
+    /// A place with a Dockerfile, and thirty small files in `data`.
+    pub(crate) fn with_data(dockerfile: &str) -> Self {
+        let place = Self::new();
+        place.dockerfile(dockerfile);
+        for number in 0..30 {
+            place.file(&format!("data/{number}"), &format!("{number}\n").repeat(1000));
+        }
+        place
+    }
+
     /// Writes the Dockerfile.
     pub(crate) fn dockerfile(&self, content: &str) -> &Self {
         self.file("Dockerfile", content)

@@ -2,7 +2,8 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, ExitStatus};
+use std::process::{Child, ExitStatus, Stdio};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -23,6 +24,18 @@ impl Place {
         }
         let words = std::fs::read_to_string(self.root().join("server.lock")).unwrap();
         Pid::from_raw(words.trim().parse().unwrap())
+    }
+
+    /// A server that says in its log where time goes, once it serves; and that log, when it has ended.
+    pub(crate) fn serve_with_phases(&self) -> (Child, JoinHandle<String>) {
+        let mut serve = self.command(&["serve"]);
+        serve
+            .env("RUST_LOG", "info,phase=debug")
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        let mut server = serve.spawn().unwrap();
+        let log = read_until(&mut server, |line| line.contains("serving"));
+        (server, log)
     }
 
     /// Ends the server that a command of this place started, and waits until it is gone.
@@ -79,7 +92,7 @@ pub(crate) fn send(child: &Child, signal: Signal) {
 
 /// Waits until the child's stderr has a line for which `wanted`; all of stderr is read in the background.
 #[track_caller]
-pub(crate) fn read_until(child: &mut Child, wanted: fn(&str) -> bool) -> std::thread::JoinHandle<String> {
+pub(crate) fn read_until(child: &mut Child, wanted: fn(&str) -> bool) -> JoinHandle<String> {
     let reader = BufReader::new(child.stderr.take().unwrap());
     let (sender, lines) = std::sync::mpsc::channel();
     let rest = std::thread::spawn(move || {

@@ -101,7 +101,7 @@ impl Members<'_> {
         let path = self.merged.locate(&named)?;
         if let b'1' = member.typeflag {
             let target = RelPath::parse(&member.link).map_err(|_| Refusal::HardLink)?;
-            let link = self.take_link((entry(member, path, EntryKind::Fifo), target))?;
+            let link = early::take(self, (entry(member, path, EntryKind::Fifo), target))?;
             self.early_links.extend(link);
             return Ok(None);
         }
@@ -121,22 +121,11 @@ impl Members<'_> {
 }
 
 impl TakesLinks for Members<'_> {
-    fn locate(&self, named: &RelPath) -> Result<RelPath, EntryError> {
-        self.merged.locate(named)
+    fn merged(&self) -> &Merged<'_> {
+        &self.merged
     }
 
-    fn take_link(&mut self, (link, named): Link) -> Result<Option<Link>, EntryError> {
-        let target = self.merged.locate(&named)?;
-        if target == link.path {
-            return Err(Refusal::HardLink.into());
-        }
-        let Some((found, _)) = self.merged.link_target(&target)? else {
-            return Ok(Some((link, named)));
-        };
-        if found.path == link.path {
-            // A further name of the file itself: it is there already.
-            return Ok(None);
-        }
+    fn make_link(&mut self, link: TreeEntry, found: TreeEntry, _: bool) -> Result<(), EntryError> {
         if found.path.below(&link.path).is_some() {
             // To make room for the link would remove its target.
             return Err(Refusal::HardLink.into());
@@ -152,7 +141,7 @@ impl TakesLinks for Members<'_> {
             kind,
             ..found
         };
-        self.merged.add(entry).map(|()| None)
+        self.merged.add(entry)
     }
 }
 
