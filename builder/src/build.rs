@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use cache::lease::Lease;
 use cache::registry::RegistryAccess;
-use proto::definition::{Network, VertexId};
+use proto::definition::{Network, Security, VertexId};
 use proto::entitlement::{Entitlement, Entitlements};
 use proto::history::{BuildRecord, Outcome};
 use proto::v1;
@@ -253,6 +253,10 @@ async fn make_room(error: &BuildError, job: &Job, was_made: &mut bool) -> bool {
 /// Whether what the client allows is the client's to allow. The user that the server runs as could do all of it without the server;
 /// what anybody else may allow is up to who started it.
 fn check_entitlements(request: &BuildRequest, session: &Session, for_others: &Entitlements) -> Result<(), BuildError> {
+    if let (Security::Hardened, Some(asked)) = (request.security, request.entitlements.iter().next()) {
+        return Err(BuildError::user(format!("{asked} is not allowed"))
+            .note("steps of hardened builds get nothing beyond their sandbox"));
+    }
     let wanted = Entitlement::NetworkHost;
     if request.network == Network::Host && !request.entitlements.allow(&wanted) {
         return Err(BuildError::user(format!("{wanted} is not allowed")));

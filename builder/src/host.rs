@@ -45,6 +45,8 @@ pub struct Host {
     pub context_trees: ContextTrees,
     /// Locks of cache mounts.
     pub cache_mounts: crate::op::cache_mount::CacheMounts,
+    /// Whether steps of every build are hardened, whatever it asks for.
+    pub hardened: bool,
     /// What clients of other users may allow their steps.
     pub entitlements: Entitlements,
     /// Directories with specifications of devices, in ascending precedence.

@@ -270,6 +270,7 @@ fn options_for(
         adoptable,
         build_platform: job.host.platform.clone(),
         default_network: request.network,
+        default_security: request.security,
         extra_hosts: request.add_hosts.clone(),
         shm_size_bytes: request.shm_size_bytes,
         contexts: contexts.collect(),

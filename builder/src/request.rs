@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use frontend::git::GitReference;
 use proto::address::redacted;
-use proto::definition::{HttpOp, Network};
+use proto::definition::{HttpOp, Network, Security};
 use proto::digest::Digest;
 use proto::entitlement::{Entitlements, UnknownEntitlement};
 use proto::oci::Compression;
@@ -41,6 +41,8 @@ pub struct BuildRequest {
     pub network: Network,
     /// What steps may have beyond the usual.
     pub entitlements: Entitlements,
+    /// What steps may do that ask for nothing beyond the usual.
+    pub security: Security,
     /// Names and addresses.
     pub add_hosts: Vec<(String, String)>,
     /// Size of `/dev/shm`.
@@ -347,6 +349,10 @@ impl BuildRequest {
             pull: wire.pull,
             network: network_from_wire(&wire.network)?,
             entitlements: entitlements_from_wire(&wire.entitlements)?,
+            security: match wire.hardened {
+                true => Security::Hardened,
+                false => Security::Sandbox,
+            },
             add_hosts: wire
                 .add_hosts
                 .iter()

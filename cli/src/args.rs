@@ -216,6 +216,9 @@ pub(crate) struct StepArgs {
     /// Grant what a Dockerfile asks for: network.host, security.insecure, device[=NAME]
     #[arg(long = "allow", value_name = "ENTITLEMENT", value_delimiter = ',')]
     pub(crate) allow: Vec<String>,
+    /// Give steps less than usual: no new privileges, fewer capabilities, no debuggers; and nothing of --allow
+    #[arg(long)]
+    pub(crate) hardened: bool,
     /// Line in /etc/hosts of RUN steps, NAME:ADDRESS
     #[arg(long = "add-host", value_name = "NAME:ADDRESS")]
     pub(crate) add_hosts: Vec<String>,
@@ -271,6 +274,9 @@ pub(crate) struct ServeArgs {
         value_delimiter = ','
     )]
     pub(crate) allow_insecure_entitlement: Vec<String>,
+    /// Harden the steps of every build, as `rbuild build --hardened` does; nobody can allow them more
+    #[arg(long, conflicts_with = "allow_insecure_entitlement")]
+    pub(crate) hardened: bool,
     #[command(flatten)]
     pub(crate) storage: StorageArgs,
     /// Leave the session of the terminal: how clients start a server

@@ -34,6 +34,8 @@ pub(crate) struct ServeOptions {
     pub(crate) idle_timeout: Option<Duration>,
     /// What clients of other users may allow their steps.
     pub(crate) entitlements: Entitlements,
+    /// Whether steps of every build are hardened.
+    pub(crate) hardened: bool,
     /// Directories with specifications of devices.
     pub(crate) device_specs: Vec<PathBuf>,
     /// When it collects by itself.
@@ -95,6 +97,7 @@ fn options(options: ServeOptions, wait_for_store: bool) -> server::ServeOptions 
         slots: slots(),
         wait_for_store,
         entitlements: options.entitlements,
+        hardened: options.hardened,
         device_specs: options.device_specs,
         marks: options.marks,
         tier: options.sandbox,

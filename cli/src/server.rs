@@ -170,6 +170,7 @@ async fn in_process(config: &Config) -> Result<Connection, Problem> {
         idle_timeout: None,
         // There is one client, and it is us.
         entitlements: Entitlements::default(),
+        hardened: false,
         device_specs: config.device_specs.clone(),
         marks: config.marks,
         sandbox: config.sandbox,

@@ -15,6 +15,7 @@ mod encodings;
 mod errors;
 mod explain;
 mod failures;
+mod hardened;
 mod help;
 mod leases;
 mod memory;

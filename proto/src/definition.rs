@@ -198,6 +198,8 @@ pub enum Security {
     /// What containers usually may.
     #[default]
     Sandbox,
+    /// Less than that, for Dockerfiles of strangers.
+    Hardened,
     /// All that the build server may itself.
     Insecure,
 }

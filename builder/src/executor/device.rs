@@ -50,7 +50,7 @@ pub(super) fn directory(process: &Process) -> Result<OwnedFd, Failure> {
         rustix::fs::mkdirat(&dev, name, Mode::from_raw_mode(0o755)).attempt(&format!("make `/dev/{name}`"))?;
     }
     let of_the_machine = match process.security {
-        Security::Sandbox => Vec::new(),
+        Security::Sandbox | Security::Hardened => Vec::new(),
         Security::Insecure => insecure::devices(),
     };
     // What the step names comes first: it may say more about a device.

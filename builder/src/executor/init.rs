@@ -19,8 +19,8 @@ use rustix::process::{
 };
 use rustix::thread::{
     CapabilitySet, CapabilitySets, Gid, LinkNameSpaceType, Uid, UnshareFlags, clear_ambient_capability_set,
-    move_into_link_name_space, remove_capability_from_bounding_set, set_capabilities, set_thread_groups,
-    set_thread_res_gid, set_thread_res_uid,
+    move_into_link_name_space, remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
+    set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
 
 use super::keeper::Order;
@@ -28,24 +28,8 @@ use super::root::{self, Entered};
 use super::spec::{Attempt, Failure, NetworkPlan, Reply, Spec, Status, Times, receive, send};
 use super::target::Want;
 use super::user::{self, Identity};
-use super::{DEFAULT_HOSTNAME, Security, insecure, network, seccomp};
+use super::{DEFAULT_HOSTNAME, Security, insecure, network, profile, seccomp};
 use crate::sys::{self, Fork};
-
-/// What root in a step may do: the fourteen capabilities that container engines have always given.
-const CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
-    .union(CapabilitySet::DAC_OVERRIDE)
-    .union(CapabilitySet::FSETID)
-    .union(CapabilitySet::FOWNER)
-    .union(CapabilitySet::MKNOD)
-    .union(CapabilitySet::NET_RAW)
-    .union(CapabilitySet::SETGID)
-    .union(CapabilitySet::SETUID)
-    .union(CapabilitySet::SETFCAP)
-    .union(CapabilitySet::SETPCAP)
-    .union(CapabilitySet::NET_BIND_SERVICE)
-    .union(CapabilitySet::SYS_CHROOT)
-    .union(CapabilitySet::KILL)
-    .union(CapabilitySet::AUDIT_WRITE);
 
 /// Many old programs loop over the soft limit of open files, so it is low; the hard one is high.
 const OPEN_FILES: Rlimit = Rlimit {
@@ -223,14 +207,15 @@ fn confine(step: &Step) -> Result<(), Failure> {
         ));
     }
     lend_output(&step.identity)?;
-    match step.security {
-        Security::Sandbox => {
-            // The filter first: without `no_new_privs` it takes a capability that is dropped below.
-            sys::install_filter(&seccomp::program()).attempt("install the system call filter")?;
-            drop_privileges(&step.identity)
-        }
-        Security::Insecure => insecure::keep_privileges(&step.identity),
+    let Some(profile) = profile::of(step.security) else {
+        return insecure::keep_privileges(&step.identity);
+    };
+    if profile.no_new_privileges {
+        set_no_new_privs(true).attempt("forbid new privileges")?;
     }
+    // The filter first: without `no_new_privs` it takes a capability that is dropped below.
+    sys::install_filter(&seccomp::program(profile.refused_calls)).attempt("install the system call filter")?;
+    drop_privileges(&step.identity, profile.capabilities)
 }
 
 /// Makes the step's user the owner of its output: only an owner can open `/dev/stdout` again.
@@ -262,11 +247,11 @@ fn limit_resources() -> Result<(), Failure> {
     .attempt("limit open files")
 }
 
-fn drop_privileges(identity: &Identity) -> Result<(), Failure> {
+fn drop_privileges(identity: &Identity, capabilities: CapabilitySet) -> Result<(), Failure> {
     clear_ambient_capability_set().attempt("clear ambient capabilities")?;
     for number in 0..64 {
         let one = CapabilitySet::from_bits_retain(1 << number);
-        if CAPABILITIES.contains(one) {
+        if capabilities.contains(one) {
             continue;
         }
         match remove_capability_from_bounding_set(one) {
@@ -278,7 +263,7 @@ fn drop_privileges(identity: &Identity) -> Result<(), Failure> {
     // Leaving uid 0 clears the permitted and effective sets.
     become_user(identity)?;
     let held = if identity.uid == 0 {
-        CAPABILITIES
+        capabilities
     } else {
         CapabilitySet::empty()
     };

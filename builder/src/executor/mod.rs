@@ -25,6 +25,7 @@ mod mask;
 pub(crate) mod namespace;
 mod network;
 mod probe;
+mod profile;
 mod root;
 mod seccomp;
 mod spec;
@@ -101,6 +102,8 @@ pub enum Network {
 pub enum Security {
     /// The default capabilities, the system call filter, nothing of the kernel's settings.
     Sandbox,
+    /// Less: no file capabilities, no device nodes, no raw packets, nothing gained by executing a program, no debugger.
+    Hardened,
     /// All capabilities of the engine, no filter, the kernel's settings, common devices of the machine. The namespaces are
     /// still those of the step, but nothing keeps it in them.
     Insecure,

@@ -61,13 +61,13 @@ pub(super) fn enter(spec: &Spec) -> Result<Entered, Failure> {
     let process = &spec.process;
     // Devices of an image open nothing in a sandbox.
     let attributes = match process.security {
-        Security::Sandbox => NODEV,
+        Security::Sandbox | Security::Hardened => NODEV,
         Security::Insecure => NONE,
     };
     let root = scratch.rootfs(&process.rootfs, "root", attributes)?;
     let kernel = kernel_mounts(spec)?;
     let masks = match process.security {
-        Security::Sandbox => Some(scratch.masks(&kernel)?),
+        Security::Sandbox | Security::Hardened => Some(scratch.masks(&kernel)?),
         Security::Insecure => None,
     };
     let mut generated = vec![
@@ -177,7 +177,7 @@ pub(super) fn new_mount(kind: &str, options: &[(&str, &str)], attributes: MountA
 fn kernel_mounts(spec: &Spec) -> Result<Vec<Detached>, Failure> {
     let all = NOSUID | NODEV | NOEXEC;
     let settings = match spec.process.security {
-        Security::Sandbox => all | RDONLY,
+        Security::Sandbox | Security::Hardened => all | RDONLY,
         Security::Insecure => all,
     };
     let shm_bytes = spec.process.shm_size_bytes.unwrap_or(SHM_BYTES).to_string();

@@ -66,8 +66,8 @@ const IF_EQUAL: u16 = 0x15;
 const IF_AT_LEAST: u16 = 0x35;
 const IF_ANY_BIT: u16 = 0x45;
 
-/// The filter for this architecture.
-pub(super) fn program() -> Vec<FilterOp> {
+/// The filter for this architecture, which also refuses the calls with these names.
+pub(super) fn program(refused: &[&str]) -> Vec<FilterOp> {
     let mut ops = vec![
         load(ARCHITECTURE),
         jump(IF_EQUAL, ARCH, 1, 0),
@@ -78,7 +78,8 @@ pub(super) fn program() -> Vec<FilterOp> {
         ops.extend([jump(IF_AT_LEAST, X32, 0, 1), errno(ENOSYS)]);
     }
     let mut plain: Vec<(u32, FilterOp)> = Vec::new();
-    for (number, action) in rows() {
+    for (name, number, action) in rows() {
+        let action = if refused.contains(&name) { "eperm" } else { action };
         match (action, by_argument(action)) {
             (_, Some(block)) => {
                 let skip = u8::try_from(block.len()).expect("the blocks below are a few instructions long");
@@ -95,11 +96,11 @@ pub(super) fn program() -> Vec<FilterOp> {
     ops
 }
 
-/// Number and action of every call that this architecture has.
-fn rows() -> impl Iterator<Item = (u32, &'static str)> {
+/// Name, number and action of every call that this architecture has.
+fn rows() -> impl Iterator<Item = (&'static str, u32, &'static str)> {
     TABLE.lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
         let fields: Vec<&str> = line.split(' ').collect();
-        Some((fields.get(COLUMN)?.parse().ok()?, *fields.get(3)?))
+        Some((*fields.first()?, fields.get(COLUMN)?.parse().ok()?, *fields.get(3)?))
     })
 }
 
@@ -175,11 +176,14 @@ fn search(runs: &[(u32, FilterOp)]) -> Vec<FilterOp> {
 
 #[cfg(test)]
 mod tests {
-    use super::{ARCH, ENOSYS, EPERM, RET_ALLOW, RET_ERRNO, RET_KILL, program, rows};
+    use super::{ARCH, ENOSYS, EPERM, FilterOp, RET_ALLOW, RET_ERRNO, RET_KILL, program, rows};
 
     /// Runs the filter as the kernel would.
     fn verdict(arch: u32, number: u32, arguments: [u32; 2]) -> u32 {
-        let ops = program();
+        run(&program(&[]), arch, number, arguments)
+    }
+
+    fn run(ops: &[FilterOp], arch: u32, number: u32, arguments: [u32; 2]) -> u32 {
         let (mut at, mut value) = (0, 0);
         loop {
             let op = ops[at];
@@ -215,7 +219,7 @@ mod tests {
 
     #[test]
     fn every_row_of_the_table_gets_its_own_action() {
-        for (call, action) in rows() {
+        for (_, call, action) in rows() {
             let expected = match action {
                 "allow" | "clone" | "ioctl" | "personality" => RET_ALLOW,
                 "eperm" => RET_ERRNO | EPERM,
@@ -229,7 +233,7 @@ mod tests {
 
     #[test]
     fn every_number_up_to_the_newest_is_decided() {
-        let known: Vec<u32> = rows().map(|(number, _)| number).collect();
+        let known: Vec<u32> = rows().map(|(_, number, _)| number).collect();
         let old = if cfg!(target_arch = "x86_64") { 0..335 } else { 424..425 };
         for number in old.chain(424..469) {
             assert!(known.contains(&number), "{number} is not in the table");
@@ -251,6 +255,16 @@ mod tests {
         assert_eq!(verdict(ARCH, number(libc::SYS_clone3), [0, 0]), RET_ERRNO | ENOSYS);
         assert_eq!(verdict(ARCH, 5000, [0, 0]), RET_ERRNO | ENOSYS);
         assert_eq!(verdict(0x4000_0003, 1, [0, 0]), RET_KILL);
+    }
+
+    #[test]
+    fn a_call_may_be_refused_beyond_the_table() {
+        let ops = program(&["ptrace", "chroot"]);
+        for call in [libc::SYS_ptrace, libc::SYS_chroot] {
+            assert_eq!(verdict(ARCH, number(call), [0, 0]), RET_ALLOW, "call {call}");
+            assert_eq!(run(&ops, ARCH, number(call), [0, 0]), RET_ERRNO | EPERM, "call {call}");
+        }
+        assert_eq!(run(&ops, ARCH, number(libc::SYS_read), [0, 0]), RET_ALLOW);
     }
 
     #[test]

@@ -159,6 +159,7 @@ fn process(exec: &ExecOp, rootfs: Rootfs, prepared: Prepared) -> Process {
         },
         security: match exec.security {
             Security::Sandbox => executor::Security::Sandbox,
+            Security::Hardened => executor::Security::Hardened,
             Security::Insecure => executor::Security::Insecure,
         },
         devices,

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::{FutureExt, Stream, StreamExt};
+use proto::definition::Security;
 use proto::v1::build_server::Build as BuildApi;
 use proto::v1::{self, event::Kind, finished::Outcome};
 use tokio::sync::watch;
@@ -132,8 +133,11 @@ impl BuildApi for BuildService {
     type AttachStream = Pin<Box<dyn Stream<Item = Result<v1::Event, Status>> + Send>>;
 
     async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitReply>, Status> {
-        let request = BuildRequest::from_wire(request.into_inner(), &self.0.host.platform)
+        let mut request = BuildRequest::from_wire(request.into_inner(), &self.0.host.platform)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        if self.0.host.hardened {
+            request.security = Security::Hardened;
+        }
         let build_id = request.build_id.clone();
         let needs_client = request
             .outputs

@@ -41,6 +41,8 @@ pub struct ServeOptions {
     pub wait_for_store: bool,
     /// What steps of clients of other users may be allowed. A client that is the server's own user allows what it likes.
     pub entitlements: Entitlements,
+    /// Whether steps of every build are hardened.
+    pub hardened: bool,
     /// Directories with specifications of devices, in ascending precedence.
     pub device_specs: Vec<PathBuf>,
     /// When it collects by itself.

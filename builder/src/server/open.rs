@@ -70,6 +70,7 @@ pub async fn open_host(options: &ServeOptions) -> Result<Host, ServeError> {
         slots: Arc::new(Semaphore::new(options.slots)),
         flights: Flights::default(),
         cache_mounts: CacheMounts::new(Arc::clone(&store)),
+        hardened: options.hardened,
         entitlements: options.entitlements.clone(),
         device_specs: options.device_specs.clone(),
         platform: native_platform(),

@@ -112,8 +112,10 @@ fn exec_fields(out: &mut Preimage, exec: &ExecOp, key_of: &dyn Fn(VertexId) -> C
         Network::Host => "host",
     };
     out.push("network", network);
-    if exec.security == Security::Insecure {
-        out.push("security", "insecure");
+    match exec.security {
+        Security::Sandbox => {}
+        Security::Hardened => out.push("security", "hardened"),
+        Security::Insecure => out.push("security", "insecure"),
     }
     for (index, device) in exec.devices.iter().enumerate() {
         out.push(
@@ -312,13 +314,14 @@ mod tests {
             let name = "v.com/c=x".into();
             exec.devices.push(DeviceRequest { name, required });
         }
-        let changes: [fn(&mut ExecOp); 12] = [
+        let changes: [fn(&mut ExecOp); 13] = [
             |exec| exec.args[2] = "false".into(),
             |exec| exec.env[0].1 = "/sbin".into(),
             |exec| exec.cwd = "/tmp".into(),
             |exec| exec.user = "1".into(),
             |exec| exec.network = Network::None,
             |exec| exec.security = Security::Insecure,
+            |exec| exec.security = Security::Hardened,
             |exec| device(exec, true),
             |exec| device(exec, false),
             |exec| exec.hostname = Some("h".into()),

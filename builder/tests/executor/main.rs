@@ -53,6 +53,7 @@ const TESTS: &[Test] = &[
         "an_insecure_step_has_devices_of_the_machine",
         privileges::an_insecure_step_has_devices_of_the_machine,
     ),
+    ("a_hardened_step_may_less", privileges::a_hardened_step_may_less),
     (
         "a_device_appears_as_it_is_described",
         privileges::a_device_appears_as_it_is_described,

@@ -59,6 +59,30 @@ pub(crate) fn an_insecure_step_has_devices_of_the_machine() {
     bench.check(script, "");
 }
 
+pub(crate) fn a_hardened_step_may_less() {
+    let bench = Bench::new();
+    let hardened = |user: &str, script: &str| Process {
+        security: Security::Hardened,
+        user: user.to_owned(),
+        ..bench.process(script)
+    };
+    let show = "grep -E '^(CapInh|CapPrm|CapEff|CapBnd|CapAmb|NoNewPrivs|Seccomp):' /proc/self/status";
+    // chown, dac_override, fowner, fsetid, kill, setgid, setuid, setpcap, net_bind_service
+    let few = "00000000000005fb";
+    let none = "0000000000000000";
+    let lines = |held: &str| {
+        format!(
+            "CapInh:\t{none}\nCapPrm:\t{held}\nCapEff:\t{held}\nCapBnd:\t{few}\nCapAmb:\t{none}\n\
+             NoNewPrivs:\t1\nSeccomp:\t2\n"
+        )
+    };
+    bench.check_process(&hardened("", show), &lines(few));
+    bench.check_process(&hardened("joe", show), &lines(none));
+    let usual = "chroot / true && echo left; mknod /null c 1 3 && echo made; chown 1:1 /tmp && echo owned";
+    bench.check(usual, "left\nmade\nowned\n");
+    bench.check_process(&hardened("", &format!("{{ {usual}; }} 2> /dev/null")), "owned\n");
+}
+
 fn zero(path: &str) -> StepDevice {
     StepDevice {
         path: path.to_owned(),

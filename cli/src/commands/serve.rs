@@ -41,6 +41,7 @@ pub(crate) fn run(args: &ServeArgs, config: &Config) -> Result<(), Problem> {
         root: config.root.clone(),
         idle_timeout,
         entitlements: granted.into_iter().collect(),
+        hardened: args.hardened,
         device_specs: config.device_specs.clone(),
         marks: marks(&args.storage, config.marks)?,
         sandbox: config.sandbox,

@@ -94,6 +94,7 @@ pub(crate) fn resolve(args: &BuildArgs, config: &Config, stdin: impl Read) -> Re
         pull: args.cache.pull,
         network: network(&args.steps)?,
         entitlements: entitlements(&args.steps)?,
+        hardened: args.steps.hardened,
         add_hosts: args
             .steps
             .add_hosts

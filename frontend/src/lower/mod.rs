@@ -33,7 +33,7 @@ mod stage;
 
 use std::collections::BTreeMap;
 
-use proto::definition::Network;
+use proto::definition::{Network, Security};
 use proto::entitlement::Entitlements;
 use proto::platform::Platform;
 
@@ -76,6 +76,8 @@ pub struct LowerOptions {
     pub multi_platform: bool,
     /// Network of steps that choose none.
     pub default_network: Network,
+    /// What steps may do that do not ask for more.
+    pub default_security: Security,
     /// `--add-host`.
     pub extra_hosts: Vec<(String, String)>,
     /// `--shm-size`.
@@ -105,6 +107,7 @@ impl LowerOptions {
             adoptable: None,
             multi_platform: false,
             default_network: Network::Default,
+            default_security: Security::Sandbox,
             extra_hosts: Vec::new(),
             shm_size_bytes: None,
             contexts: BTreeMap::new(),

@@ -110,10 +110,10 @@ impl Lowering<'_> {
 
     fn security(&self, flag: Option<&Word>) -> Result<Security, Diagnostic> {
         let Some(word) = flag else {
-            return Ok(Security::Sandbox);
+            return Ok(self.input.options.default_security);
         };
         match word.value.as_str() {
-            "sandbox" => Ok(Security::Sandbox),
+            "sandbox" => Ok(self.input.options.default_security),
             "insecure" => {
                 self.allowed(&Entitlement::SecurityInsecure, word.span)?;
                 Ok(Security::Insecure)
