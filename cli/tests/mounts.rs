@@ -115,6 +115,26 @@ fn steps_that_lock_mounts_in_another_order_or_twice_do_not_wait_for_ever() {
 }
 
 #[test]
+fn steps_that_wait_for_a_mount_keep_nobody_from_running() {
+    needs!();
+    let place = Place::new();
+    let mounts = "--mount=type=cache,id=sign,target=/s --mount=type=cache,sharing=locked,id=locked,target=/l";
+    let waiting: String = (0..40)
+        .map(|number| {
+            format!("FROM base AS s{number}\nRUN {mounts} while ! test -e /s/go; do sleep 0.01; done; echo {number} > /seen\n")
+        })
+        .collect();
+    let copies: String = (0..40)
+        .map(|number| format!("COPY --from=s{number} /seen /{number}\n"))
+        .collect();
+    place.dockerfile(&format!(
+        "{waiting}FROM base AS go\nRUN sleep 0.3\nRUN --mount=type=cache,id=sign,target=/s touch /s/go /gone\n\
+         FROM scratch\n{copies}COPY --from=go /gone /\n"
+    ));
+    ends(&place, &["."]);
+}
+
+#[test]
 fn a_new_cache_mount_holds_what_it_is_made_from_and_keeps_what_is_added() {
     needs!();
     let place = Place::new();

@@ -228,7 +228,8 @@ impl StepMounts {
         for (name, (wanted, from)) in wanted(exec, &vertex.platform, &vertex.name) {
             let mount = tokio::select! {
                 () = work.job.cancel.cancelled() => return Err(BuildError::canceled()),
-                mount = work.job.host.cache_mounts.take(&wanted) => mount?,
+                // Steps that wait for each other need no processor.
+                mount = work.slot.lend(work.job.host.cache_mounts.take(&wanted)) => mount?,
             };
             let mount = match mount {
                 Taken::Ready(mount) => mount,

@@ -21,6 +21,7 @@ use crate::layers::KnownFiles;
 use crate::plan::{Context, Planned};
 use crate::request::{BuildError, Place};
 use crate::solve::ledger::Ledger;
+use crate::solve::slot::Slot;
 use crate::solve::transcript::Transcript;
 use crate::solve::{Inputs, Run, Work};
 use crate::stack::{Layer, Stack};
@@ -37,6 +38,8 @@ pub struct BuildWork {
     sources: HashMap<VertexId, Stack>,
     source: Arc<SourceFile>,
     ledger: Arc<Ledger>,
+    /// What a step runs by.
+    pub slot: Slot,
     /// Where a step also says what it prints.
     pub transcript: Option<Transcript>,
     early: Arc<Early>,
@@ -64,6 +67,7 @@ impl BuildWork {
             sources: planned.sources.clone(),
             source: Arc::clone(&planned.source),
             ledger: Arc::clone(ledger),
+            slot: Slot::default(),
             transcript: None,
         }
     }
@@ -176,6 +180,7 @@ impl Work for BuildWork {
         let step = run.step;
         let mut work = self.clone();
         work.job.cancel = run.cancel.clone();
+        work.slot.clone_from(&run.slot);
         work.transcript.clone_from(&run.transcript);
         async move {
             match &work.definition.vertex(id).op {

@@ -25,6 +25,7 @@ pub mod ledger;
 pub mod flight;
 pub mod lookup;
 pub mod report;
+pub mod slot;
 pub mod transcript;
 pub mod scheduler;
 pub mod state;
@@ -45,6 +46,7 @@ use crate::host::Clock;
 use crate::request::{BuildError, NoCache};
 use crate::solve::flight::Flights;
 use crate::solve::ledger::Ledger;
+use crate::solve::slot::Slot;
 use crate::solve::transcript::Transcript;
 use crate::stack::{Layer, Stack};
 
@@ -82,6 +84,8 @@ pub struct Run {
     pub step: StepNumber,
     /// Ends it.
     pub cancel: CancellationToken,
+    /// What it runs by.
+    pub slot: Slot,
     /// Where it also says what it prints; nothing if that is not for other builds.
     pub transcript: Option<Transcript>,
 }

@@ -15,6 +15,7 @@ use super::flight::{Boarding, Flight, Landed, Seat};
 use super::ledger::Ran;
 use super::lookup::{Known, output_of};
 use super::report::Report;
+use super::slot::Slot;
 use super::transcript::{Listener, Transcript};
 use super::{Inputs, Output, Run, Solve, agree, cache_key, explain};
 use crate::event::{StepEnd, StepNumber};
@@ -261,9 +262,9 @@ async fn work(
     telling: Telling<'_>,
 ) -> Result<Output, BuildError> {
     let Telling { report, transcript } = telling;
-    let permit = tokio::select! {
+    let slot = tokio::select! {
         () = solve.cancel.cancelled() => return Err(BuildError::canceled()),
-        permit = solve.slots.acquire() => permit.map_err(|_| BuildError::canceled())?,
+        slot = Slot::wait(&solve.slots) => slot.ok_or_else(BuildError::canceled)?,
     };
     let mut job = job;
     job.preimage.listing = solve.work.listing(id, inputs).await?;
@@ -284,12 +285,13 @@ async fn work(
     let run = Run {
         step,
         cancel: solve.cancel.clone(),
+        slot,
         transcript,
     };
     let started = solve.clock.now();
     let result = solve.work.run(id, inputs, &run).await;
     let duration = solve.clock.now().saturating_sub(started);
-    drop(permit);
+    drop(run.slot);
     let result = result.and_then(|layer| record(solve, id, job, layer, duration));
     let (end, verdict) = end_of(&result, &reason);
     report.end(end);
