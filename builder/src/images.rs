@@ -6,6 +6,7 @@ use cache::images::Variant;
 use cache::lease::Held;
 use cache::records::RecordStore;
 use cache::registry::best_for;
+use cache::registry::document::{self, Document, NESTING};
 use proto::digest::Digest;
 use proto::oci::{Compression, Descriptor, ImageConfig, Index, Manifest};
 use proto::platform::Platform;
@@ -190,21 +191,37 @@ async fn from_layout(
     let index: Index = parse("index.json of the OCI layout", &bytes)?;
     let mut descriptor = choose(&index, tag.as_deref(), *digest, platform, context)?;
     // An index may lead to an index per platform, but not for ever.
-    for _ in 0..4 {
+    for _ in 0..NESTING {
         let bytes = layout_blob(context, &descriptor, job).await?;
-        if let Ok(manifest) = serde_json::from_slice::<Manifest>(&bytes) {
-            let config_bytes = layout_blob(context, &manifest.config, job).await?;
-            let config: ImageConfig = parse("image config", &config_bytes)?;
-            let stack = stack_of(&manifest, &config, &Origin::Layout(context.into()), job)?;
-            return Ok(ResolvedImage {
-                manifest: descriptor.digest,
-                config,
-                config_bytes,
-                stack,
-                pin: None,
-            });
+        let (media_type, document) = document::parse(&bytes, &descriptor.media_type).map_err(|problem| {
+            let what = format!(
+                "{} of the OCI layout of context `{context}` is refused",
+                descriptor.digest
+            );
+            BuildError::new(Blame::Remote, what).note(problem.escape_debug().to_string())
+        })?;
+        if media_type != descriptor.media_type {
+            let what = format!(
+                "the OCI layout of context `{context}` gives {} two media types",
+                descriptor.digest
+            );
+            return Err(BuildError::new(Blame::Remote, what));
         }
-        let inner: Index = parse("index of the OCI layout", &bytes)?;
+        let inner = match document {
+            Document::Manifest(manifest) => {
+                let config_bytes = layout_blob(context, &manifest.config, job).await?;
+                let config: ImageConfig = parse("image config", &config_bytes)?;
+                let stack = stack_of(&manifest, &config, &Origin::Layout(context.into()), job)?;
+                return Ok(ResolvedImage {
+                    manifest: descriptor.digest,
+                    config,
+                    config_bytes,
+                    stack,
+                    pin: None,
+                });
+            }
+            Document::Index(inner) => inner,
+        };
         let found = best_for(&inner.manifests, platform);
         descriptor = found.ok_or_else(|| no_platform(&inner, platform, context))?.clone();
     }
@@ -265,7 +282,7 @@ fn no_platform(index: &Index, platform: &Platform, context: &str) -> BuildError 
 async fn layout_blob(context: &str, descriptor: &Descriptor, job: &Job) -> Result<Vec<u8>, BuildError> {
     let path = format!("blobs/sha256/{}", descriptor.digest.hex());
     let bytes = fetch::layout_file(context, &path, DOCUMENT_LIMIT, job).await?;
-    if Digest::of(&bytes) != descriptor.digest {
+    if Digest::of(&bytes) != descriptor.digest || bytes.len() as u64 != descriptor.size {
         return Err(BuildError::user(format!(
             "blob {} of context `{context}` is damaged",
             descriptor.digest
@@ -313,6 +330,6 @@ fn stack_of(manifest: &Manifest, config: &ImageConfig, origin: &Origin, job: &Jo
 }
 
 fn parse<T: serde::de::DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, BuildError> {
-    serde_json::from_slice(bytes)
-        .map_err(|error| BuildError::new(Blame::Remote, format!("the {what} makes no sense: {error}")))
+    document::parse_json(bytes)
+        .map_err(|problem| BuildError::new(Blame::Remote, format!("the {what} makes no sense: {problem}")))
 }

@@ -4,7 +4,6 @@
 //! else. Redirects are followed by hand, to HTTP only. Cloud metadata services and the like are never asked, wherever a name
 //! or a redirect leads; this machine itself only if the URL says so.
 
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use reqwest::header::{
 };
 use reqwest::{Response, StatusCode, Url};
 
+use crate::addresses::{self, CheckedNames, HEADER_LIMIT_BYTES, Reach};
 use crate::registry::Patience;
 
 /// As browsers do; a longer chain is a loop.
@@ -22,7 +22,10 @@ const REDIRECTS: usize = 10;
 /// Fetches files. Cheap to clone; holds no logins.
 #[derive(Debug, Clone)]
 pub struct Downloader {
-    http: reqwest::Client,
+    /// Asks this machine, too.
+    here: reqwest::Client,
+    /// Asks other machines only.
+    others: reqwest::Client,
     patience: Arc<Patience>,
 }
 
@@ -37,6 +40,8 @@ pub struct Request {
     pub known: Validators,
     /// Most bytes that are taken.
     pub limit_bytes: u64,
+    /// Where the URL may lead. A redirect to another host leads to this machine only from this machine.
+    pub reach: Reach,
 }
 
 impl std::fmt::Debug for Request {
@@ -125,11 +130,23 @@ pub enum DownloadError {
         /// Where.
         problem: &'static str,
     },
-    /// An address that no build has any business with.
-    #[error("`{url}` is on a link-local or multicast address, which builds may not ask")]
+    /// An address that this build has no business with.
+    #[error("`{url}` is on {}, which builds may not ask", on(.reach))]
     Forbidden {
         /// Without secrets.
         url: String,
+        /// Where builds of this client may go.
+        reach: Reach,
+    },
+    /// The server wants to be asked later than anybody waits.
+    #[error("`{url}` asks to wait {seconds} s, and the limit is {limit} s")]
+    Later {
+        /// Without secrets.
+        url: String,
+        /// What it asks for.
+        seconds: u64,
+        /// The longest wait that is obeyed.
+        limit: u64,
     },
     /// More bytes than allowed.
     #[error("`{url}` is larger than the limit of {limit} bytes")]
@@ -165,17 +182,19 @@ impl Downloader {
     /// [`DownloadError::Setup`] if the trusted certificates cannot be loaded.
     pub fn new(patience: Patience) -> Result<Self, DownloadError> {
         crate::registry::install_tls_provider();
-        let http = reqwest::Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(patience.connect)
-            .dns_resolver(Arc::new(CheckedNames))
-            .user_agent(concat!("rbuild/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|error| DownloadError::Setup {
+        let client = |reach| {
+            let builder = reqwest::Client::builder()
+                .redirect(reqwest::redirect::Policy::none())
+                .connect_timeout(patience.connect)
+                .dns_resolver(Arc::new(CheckedNames(reach)))
+                .user_agent(concat!("rbuild/", env!("CARGO_PKG_VERSION")));
+            builder.build().map_err(|error| DownloadError::Setup {
                 cause: root_cause(&error),
-            })?;
+            })
+        };
         Ok(Self {
-            http,
+            here: client(Reach::ThisMachine)?,
+            others: client(Reach::Others)?,
             patience: Arc::new(patience),
         })
     }
@@ -239,7 +258,14 @@ impl Downloader {
                 Err(DownloadError::Unreachable { .. }) => None,
                 _ => return outcome,
             };
-            if attempt >= self.patience.tries || asked.is_some_and(|asked| asked > self.patience.retry_after) {
+            if let Some(asked) = asked.filter(|asked| *asked > self.patience.retry_after) {
+                return Err(DownloadError::Later {
+                    url: redacted(&request.url),
+                    seconds: asked.as_secs(),
+                    limit: self.patience.retry_after.as_secs(),
+                });
+            }
+            if attempt >= self.patience.tries {
                 return outcome;
             }
             tokio::time::sleep(asked.unwrap_or_else(|| self.patience.pause_after(attempt))).await;
@@ -252,10 +278,15 @@ impl Downloader {
         let refused = |problem| DownloadError::Redirect { url: shown(), problem };
         let mut url = first.clone();
         for _ in 0..=REDIRECTS {
-            if literal_address(&url).is_some_and(is_forbidden) {
-                return Err(DownloadError::Forbidden { url: shown() });
+            let reach = reach_of(request.reach, &first, &url);
+            if !addresses::literal_is_allowed(&url, reach) {
+                return Err(DownloadError::Forbidden { url: shown(), reach });
             }
-            let mut asked = self.http.get(url.clone()).headers(conditions(&request.known));
+            let client = match reach {
+                Reach::ThisMachine => &self.here,
+                Reach::Others => &self.others,
+            };
+            let mut asked = client.get(url.clone()).headers(conditions(&request.known));
             if let Some(value) = request
                 .authorization
                 .as_ref()
@@ -270,6 +301,10 @@ impl Downloader {
                 Ok(answer) => answer.map_err(|error| unreachable(request, &root_cause(&error.without_url())))?,
                 Err(_) => return Err(unreachable(request, "no answer in time")),
             };
+            if addresses::headers_are_too_large(response.headers()) {
+                let cause = format!("its headers are larger than the limit of {HEADER_LIMIT_BYTES} bytes");
+                return Err(DownloadError::Unreachable { url: shown(), cause });
+            }
             if !matches!(response.status().as_u16(), 301..=303 | 307 | 308) {
                 return Ok(response);
             }
@@ -282,7 +317,8 @@ impl Downloader {
             if first.scheme() == "https" && target.scheme() != "https" {
                 return Err(refused("an unencrypted address"));
             }
-            if is_this_machine(&target) && !is_this_machine(&first) {
+            let own = addresses::is_this_machine(&target);
+            if own && reach_of(request.reach, &first, &target) == Reach::Others {
                 return Err(refused("an address of the build server"));
             }
             url = target;
@@ -318,6 +354,23 @@ impl Downloader {
             }
             sink.receive(&chunk, expected).map_err(DownloadError::Sink)?;
         }
+    }
+}
+
+/// How far a request that began at `first` may go for `url`: no server out there sends us to our own machine, whatever name
+/// it has for it.
+fn reach_of(asked: Reach, first: &Url, url: &Url) -> Reach {
+    let same_host = url.host_str() == first.host_str();
+    match asked {
+        Reach::ThisMachine if same_host || addresses::is_this_machine(first) => Reach::ThisMachine,
+        _ => Reach::Others,
+    }
+}
+
+const fn on(reach: &Reach) -> &'static str {
+    match reach {
+        Reach::ThisMachine => "a link-local or multicast address",
+        Reach::Others => "the build server or a link-local or multicast address",
     }
 }
 
@@ -368,94 +421,4 @@ fn root_cause(error: &dyn std::error::Error) -> String {
         innermost = source;
     }
     innermost.to_string()
-}
-
-fn literal_address(url: &Url) -> Option<IpAddr> {
-    let host = url.host_str()?;
-    // No address is the answer for a name.
-    host.trim_matches(['[', ']']).parse().ok()
-}
-
-fn is_this_machine(url: &Url) -> bool {
-    let named = url
-        .host_str()
-        .is_some_and(|host| host == "localhost" || host.ends_with(".localhost"));
-    named || literal_address(url).is_some_and(|address| address.to_canonical().is_loopback())
-}
-
-/// Link-local addresses hold the metadata services of clouds, which know passwords; the others are no machine at all.
-fn is_forbidden(address: IpAddr) -> bool {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => v4.is_link_local() || v4.is_multicast() || v4.is_broadcast() || v4.octets()[0] == 0,
-        IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.is_multicast() || v6.is_unspecified(),
-    }
-}
-
-/// Whether builds may ask `host`, a name or an address, without or with a port: for those who connect by other means.
-///
-/// # Errors
-/// Names that nobody knows.
-pub async fn is_allowed(host: &str) -> std::io::Result<bool> {
-    let has_port = host
-        .rsplit_once(':')
-        .is_some_and(|(name, _)| !name.contains(':') || name.ends_with(']'));
-    let with_port = match has_port {
-        true => host.to_owned(),
-        false => format!("{host}:0"),
-    };
-    let found = tokio::net::lookup_host(with_port).await?;
-    Ok(found.map(|address| address.ip()).all(|address| !is_forbidden(address)))
-}
-
-/// Looks names up, and connects to nothing else than what was checked.
-#[derive(Debug)]
-struct CheckedNames;
-
-impl reqwest::dns::Resolve for CheckedNames {
-    fn resolve(&self, name: reqwest::dns::Name) -> reqwest::dns::Resolving {
-        Box::pin(async move {
-            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            let allowed: Vec<SocketAddr> = found.filter(|address| !is_forbidden(address.ip())).collect();
-            if allowed.is_empty() {
-                return Err(format!("`{}` has no address that builds may ask", name.as_str()).into());
-            }
-            Ok(Box::new(allowed.into_iter()) as reqwest::dns::Addrs)
-        })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn metadata_services_are_never_asked() {
-        for (text, forbidden) in [
-            ("169.254.169.254", true),
-            ("::ffff:169.254.169.254", true),
-            ("fe80::1", true),
-            ("0.0.0.0", true),
-            ("::", true),
-            ("224.0.0.1", true),
-            ("127.0.0.1", false),
-            ("10.0.0.1", false),
-            ("fd00::1", false),
-        ] {
-            assert_eq!(is_forbidden(text.parse().unwrap()), forbidden, "{text}");
-        }
-    }
-
-    #[test]
-    fn this_machine_has_many_names() {
-        for (text, own) in [
-            ("http://localhost/", true),
-            ("http://a.localhost/", true),
-            ("http://127.1/", true),
-            ("http://[::1]/", true),
-            ("http://[::ffff:127.0.0.1]/", true),
-            ("http://localhost.example/", false),
-        ] {
-            assert_eq!(is_this_machine(&Url::parse(text).unwrap()), own, "{text}");
-        }
-    }
 }

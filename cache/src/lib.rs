@@ -24,6 +24,7 @@ pub mod gc;
 pub mod verify;
 pub mod usage;
 pub mod registry;
+pub mod addresses;
 pub mod download;
 pub mod answers;
 pub mod mirrors;

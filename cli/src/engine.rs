@@ -7,6 +7,7 @@ use builder::context::{self, WalkRequest};
 pub(crate) use builder::context::{Fate, Listed};
 use builder::op::archive;
 use builder::server;
+use cache::addresses::Reach;
 use cache::download::{DownloadError, Downloader, Receive, Request};
 use cache::registry::{Credentials, Patience, credentials};
 use frontend::patterns::{IgnoreFile, Patterns};
@@ -150,6 +151,7 @@ pub(crate) fn download_dockerfile(url: &str) -> Result<NamedText, Problem> {
     let request = Request {
         url: url.to_owned(),
         limit_bytes: crate::dockerfile::MAX_BYTES,
+        reach: Reach::ThisMachine,
         ..Request::default()
     };
     let mut bytes = Bytes(Vec::new());

@@ -1,4 +1,5 @@
 //! The chores of this repository. `cargo xtask ci` is what has to pass before a change lands.
+#![forbid(unsafe_code)]
 
 use clap::Parser;
 

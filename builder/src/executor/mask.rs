@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, open_tree};
 
@@ -11,7 +11,7 @@ use super::root::{NODEV, NOEXEC, NOSUID, RDONLY, attach_at, clone_flags, clone_o
 use super::spec::{Attempt, Failure};
 
 /// Hidden from steps: what tells about the host, or lets it be changed.
-const MASKED: [&str; 15] = [
+pub(super) const MASKED: [&str; 16] = [
     "/proc/acpi",
     "/proc/asound",
     "/proc/interrupts",
@@ -26,38 +26,68 @@ const MASKED: [&str; 15] = [
     "/proc/timer_stats",
     "/sys/devices/virtual/powercap",
     "/sys/firmware",
+    "/sys/fs/selinux",
     "/sys/kernel/security",
 ];
-const READONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+pub(super) const READONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// Where each processor has a directory, and what is hidden in it: how hot it gets tells about others.
+pub(super) const PROCESSORS: (&str, &str) = ("/sys/devices/system/cpu", "thermal_throttle");
 
 /// What an empty file or directory is put over, and what becomes read-only. Some kernels lack some of it.
 ///
 /// Found in the mounts themselves before they are attached: no link of an image has a say in what is protected. Only what is
 /// there gets a mount of its own, since the kernel waits for all processors when one goes that was never attached.
 pub(super) struct Masks {
-    hidden: Vec<(&'static str, OwnedFd, OwnedFd)>,
+    hidden: Vec<(String, OwnedFd, OwnedFd)>,
     readonly: Vec<(&'static str, OwnedFd)>,
 }
 
 impl Masks {
     /// Finds what to protect in `kernel`, mounts with the paths that they will have. `file` and `dir` are empty.
     pub(super) fn find(kernel: &[(&str, &OwnedFd)], file: &Path, dir: &Path) -> Result<Self, Failure> {
-        let attributes: MountAttrFlags = RDONLY | NOSUID | NODEV | NOEXEC;
         let mut masks = Self {
             hidden: Vec::with_capacity(MASKED.len()),
             readonly: Vec::with_capacity(READONLY.len()),
         };
         for path in MASKED {
-            let Some(found) = find(kernel, path)? else { continue };
-            let stat = rustix::fs::fstat(&found).attempt(&format!("read `{path}`"))?;
-            let is_dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-            let cover = clone_of(if is_dir { dir } else { file }, attributes)?;
-            masks.hidden.push((path, found, cover));
+            masks.hide(path, find(kernel, path)?, (file, dir))?;
         }
+        masks.hide_heat(kernel, (file, dir))?;
         for path in READONLY {
             masks.readonly.extend(find(kernel, path)?.map(|found| (path, found)));
         }
         Ok(masks)
+    }
+
+    fn hide(&mut self, path: &str, found: Option<OwnedFd>, (file, dir): (&Path, &Path)) -> Result<(), Failure> {
+        let Some(found) = found else { return Ok(()) };
+        let stat = rustix::fs::fstat(&found).attempt(&format!("read `{path}`"))?;
+        let is_dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        let attributes: MountAttrFlags = RDONLY | NOSUID | NODEV | NOEXEC;
+        let cover = clone_of(if is_dir { dir } else { file }, attributes)?;
+        self.hidden.push((path.to_owned(), found, cover));
+        Ok(())
+    }
+
+    /// All processors are of one kind: where the first has nothing to hide, none has.
+    fn hide_heat(&mut self, kernel: &[(&str, &OwnedFd)], covers: (&Path, &Path)) -> Result<(), Failure> {
+        let (above, name) = PROCESSORS;
+        if find(kernel, &format!("{above}/cpu0/{name}"))?.is_none() {
+            return Ok(());
+        }
+        let Some(all) = find(kernel, above)? else { return Ok(()) };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let all = rustix::fs::openat(&all, ".", flags, Mode::empty()).attempt("list the processors")?;
+        for entry in Dir::read_from(&all).attempt("list the processors")? {
+            let entry = entry.attempt("list the processors")?;
+            // What is no processor has no such directory.
+            let path = format!("{above}/{}/{name}", entry.file_name().to_string_lossy());
+            if entry.file_name().to_bytes().starts_with(b"cpu") {
+                self.hide(&path, find(kernel, &path)?, covers)?;
+            }
+        }
+        Ok(())
     }
 
     /// Protects it, once the mounts are attached.
@@ -89,7 +119,7 @@ fn find(kernel: &[(&str, &OwnedFd)], path: &str) -> Result<Option<OwnedFd>, Fail
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     match rustix::fs::openat2(&mount, below, flags, Mode::empty(), resolve) {
         Ok(found) => Ok(Some(found)),
-        Err(Errno::NOENT) => Ok(None),
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
         Err(error) => Err(error).attempt(&format!("open `{path}`")),
     }
 }

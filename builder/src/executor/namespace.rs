@@ -69,7 +69,7 @@ impl NamespaceExecutor {
         let program = open_tree(CWD, path, flags)
             .map_err(io::Error::from)
             .map_err(start("hold the program of the init"))?;
-        sys::mount_setattr(&program, u64::from(MountAttrFlags::MOUNT_ATTR_RDONLY.bits()))
+        sys::mount_setattr(&program, u64::from(MountAttrFlags::MOUNT_ATTR_RDONLY.bits()), 0)
             .map_err(start("make the program of the init read-only"))?;
         cgroup::sweep();
         let runner = Runner {

@@ -65,7 +65,7 @@ pub(super) fn enter(spec: &Spec) -> Result<Entered, Failure> {
         Security::Insecure => NONE,
     };
     let root = scratch.rootfs(&process.rootfs, "root", attributes)?;
-    let kernel = kernel_mounts(spec)?;
+    let (kernel, nodes) = kernel_mounts(spec, &scratch)?;
     let masks = match process.security {
         Security::Sandbox | Security::Hardened => Some(scratch.masks(&kernel)?),
         Security::Insecure => None,
@@ -87,6 +87,7 @@ pub(super) fn enter(spec: &Spec) -> Result<Entered, Failure> {
 
     let mut entered = pivot(root)?;
     entered.attach_kernel(kernel)?;
+    nodes.put_on()?;
     if let Some(masks) = masks {
         masks.put_on()?;
     }
@@ -155,7 +156,7 @@ pub(super) fn clone_flags() -> OpenTreeFlags {
 }
 
 pub(super) fn set_attributes(mount: &OwnedFd, attributes: MountAttrFlags) -> std::io::Result<()> {
-    sys::mount_setattr(mount, u64::from(attributes.bits()))
+    sys::mount_setattr(mount, u64::from(attributes.bits()), 0)
 }
 
 /// A new file system of `kind` with string `options`; an option with an empty value is a flag.
@@ -174,7 +175,7 @@ pub(super) fn new_mount(kind: &str, options: &[(&str, &str)], attributes: MountA
     fsmount(&config, FsMountFlags::FSMOUNT_CLOEXEC, attributes).attempt(&action)
 }
 
-fn kernel_mounts(spec: &Spec) -> Result<Vec<Detached>, Failure> {
+fn kernel_mounts(spec: &Spec, scratch: &Scratch) -> Result<(Vec<Detached>, device::Nodes), Failure> {
     let all = NOSUID | NODEV | NOEXEC;
     let settings = match spec.process.security {
         Security::Sandbox | Security::Hardened => all | RDONLY,
@@ -187,10 +188,11 @@ fn kernel_mounts(spec: &Spec) -> Result<Vec<Detached>, Failure> {
         ("mode", "0620"),
         ("gid", "5"),
     ];
+    let (dev, nodes) = device::directory(&spec.process, &scratch.fresh())?;
     let mut mounts = vec![
         ("/proc", new_mount("proc", &[], all)?),
         ("/sys", new_mount("sysfs", &[], settings)?),
-        ("/dev", device::directory(&spec.process)?),
+        ("/dev", dev),
         ("/dev/pts", new_mount("devpts", &pts, NOSUID | NOEXEC)?),
         (
             "/dev/shm",
@@ -206,7 +208,7 @@ fn kernel_mounts(spec: &Spec) -> Result<Vec<Detached>, Failure> {
         mount,
         want: Want::Dir,
     };
-    Ok(mounts.into_iter().map(detached).collect())
+    Ok((mounts.into_iter().map(detached).collect(), nodes))
 }
 
 /// A file system in memory for what the engine makes. It is gone when the root is entered; what was mounted from it stays.

@@ -247,6 +247,10 @@ impl Layer<'_> {
         if let b'1' = member.typeflag {
             let target = RelPath::parse(&member.link).map_err(|_| Refusal::HardLink)?;
             let link = early::take(self, (entry(&member, path, EntryKind::Fifo), target))?;
+            if let Some((entry, target)) = &link {
+                self.merged
+                    .keep(entry.path.as_bytes().len() + target.as_bytes().len())?;
+            }
             self.early_links.extend(link);
             return Ok(());
         }
@@ -296,11 +300,11 @@ impl Layer<'_> {
         if removed == b".wh..opq" {
             // Located through a name that cannot be there, so that a directory that is a link is followed.
             let inside = self.merged.locate(&parent.join(&RelPath::clean(b".wh.")))?;
-            self.merged.add_opaque(inside.parent().unwrap_or_default());
+            self.merged.add_opaque(inside.parent().unwrap_or_default())?;
         } else if !removed.starts_with(WHITEOUT) {
             let target = parent.join(&RelPath::clean(removed));
             let target = self.merged.locate(&target)?;
-            self.merged.add_whiteout(target);
+            self.merged.add_whiteout(target)?;
         }
         Ok(true)
     }

@@ -15,6 +15,12 @@ pub struct Limits {
     pub entries: u64,
     /// One extended header (PAX or GNU long name).
     pub extended_header_bytes: u64,
+    /// Names, link targets and extended attributes of all entries: they are held in memory.
+    pub metadata_bytes: u64,
+    /// Extended attributes of one entry.
+    pub xattrs: usize,
+    /// Components of the targets of all links that are followed on the way to entries.
+    pub link_steps: u64,
     /// A path.
     pub path_bytes: usize,
     /// One component of a path.
@@ -33,6 +39,9 @@ impl Default for Limits {
             ratio_from_bytes: 1 << 30,
             entries: 10_000_000,
             extended_header_bytes: 1 << 20,
+            metadata_bytes: 512 << 20,
+            xattrs: 256,
+            link_steps: 50_000_000,
             path_bytes: 4096 - 1,
             component_bytes: 255,
             depth: 512,
@@ -56,6 +65,15 @@ pub enum LimitExceeded {
     /// [`Limits::extended_header_bytes`].
     #[error("an extended header is larger than the limit of {0} bytes")]
     ExtendedHeader(u64),
+    /// [`Limits::metadata_bytes`].
+    #[error("names, links and attributes of the layer's entries are larger than the limit of {0} bytes")]
+    MetadataBytes(u64),
+    /// [`Limits::xattrs`].
+    #[error("an entry has more than {0} extended attributes, which is the limit")]
+    Xattrs(usize),
+    /// [`Limits::link_steps`].
+    #[error("the links on the way to the layer's entries have more than {0} components, which is the limit")]
+    LinkSteps(u64),
     /// [`Limits::path_bytes`].
     #[error("a path is longer than the limit of {0} bytes")]
     PathBytes(usize),

@@ -3,6 +3,7 @@
 //! This is the judge; [`super::place`] is the hand. Entries may come in any order and more than once, so whiteouts and opaque
 //! marks take effect at the end only: they speak about the layers below, never about the layer that they are in.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
@@ -66,6 +67,25 @@ struct Node {
     named: bool,
 }
 
+/// A place on the way down from the root.
+struct Reached {
+    path: RelPath,
+    /// This layer hides what the layers below have here.
+    hidden: bool,
+    /// Nothing is here, nor below.
+    absent: bool,
+}
+
+impl Reached {
+    fn root() -> Self {
+        Self {
+            path: RelPath::root(),
+            hidden: false,
+            absent: false,
+        }
+    }
+}
+
 /// The layer so far. With a place, the disk follows.
 pub(crate) struct Merged<'a> {
     lower: &'a dyn Lower,
@@ -76,6 +96,10 @@ pub(crate) struct Merged<'a> {
     whiteouts: BTreeSet<RelPath>,
     opaque: BTreeSet<RelPath>,
     names: Names,
+    /// Of all that was ever kept.
+    metadata_bytes: u64,
+    /// Components of the targets of links that were followed.
+    steps: Cell<u64>,
 }
 
 impl<'a> Merged<'a> {
@@ -94,6 +118,8 @@ impl<'a> Merged<'a> {
             whiteouts: BTreeSet::new(),
             opaque: BTreeSet::new(),
             names: Names::default(),
+            metadata_bytes: 0,
+            steps: Cell::new(0),
         })
     }
 
@@ -141,45 +167,75 @@ impl<'a> Merged<'a> {
             return Ok(path.clone());
         }
         let mut todo: Vec<Vec<u8>> = path.components().rev().map(<[u8]>::to_vec).collect();
-        let mut done = RelPath::root();
+        // Where we are, and the way back: a link may lead up and down thousands of times.
+        let mut way = vec![Reached::root()];
         let mut links = 0;
         while let Some(component) = todo.pop() {
             if component == b".." {
-                done = done.parent().unwrap_or_default();
+                if way.len() > 1 {
+                    way.pop();
+                }
                 continue;
             }
-            let next = done.join(&RelPath::clean(&component));
-            self.check(&next)?;
-            match self.look(&next)?.map(|entry| entry.kind) {
-                None | Some(EntryKind::Directory { .. }) => done = next,
+            let here = way.last().expect("the root is never left");
+            let next = self.enter(here, &component)?;
+            let entry = if next.absent { None } else { self.look_from(&next)? };
+            match entry.map(|entry| entry.kind) {
+                None => way.push(Reached { absent: true, ..next }),
+                Some(EntryKind::Directory { .. }) => way.push(next),
                 Some(EntryKind::Symlink { target }) => {
                     links += 1;
                     if links > MOST_LINKS {
                         return Err(Refusal::LinkLoop.into());
                     }
                     if target.starts_with(b"/") {
-                        done = RelPath::root();
+                        way.truncate(1);
                     }
                     let parts = target.split(|&byte| byte == b'/').rev();
+                    let before = todo.len();
                     todo.extend(parts.filter(|part| !matches!(*part, b"" | b".")).map(<[u8]>::to_vec));
+                    self.walk(todo.len() - before)?;
                 }
-                Some(_) => return Err(Refusal::Parent(next).into()),
+                Some(_) => return Err(Refusal::Parent(next.path).into()),
             }
         }
-        Ok(done)
+        Ok(way.pop().map(|reached| reached.path).unwrap_or_default())
+    }
+
+    /// Counts steps that links cost: a short name can lead through forty links of thousands of components.
+    fn walk(&self, steps: usize) -> Result<(), EntryError> {
+        self.steps.set(self.steps.get().saturating_add(steps as u64));
+        let limit = self.limits.link_steps;
+        match self.steps.get() > limit {
+            true => Err(EntryError::Limit(LimitExceeded::LinkSteps(limit))),
+            false => Ok(()),
+        }
+    }
+
+    /// One component further.
+    fn enter(&self, here: &Reached, component: &[u8]) -> Result<Reached, EntryError> {
+        let path = here.path.join(&RelPath::clean(component));
+        self.check(&path)?;
+        let hides = || self.whiteouts.contains(&here.path) || self.opaque.contains(&here.path);
+        Ok(Reached {
+            hidden: here.hidden || hides(),
+            absent: here.absent,
+            path,
+        })
+    }
+
+    /// What is at a place that was reached through directories.
+    fn look_from(&self, at: &Reached) -> Result<Option<TreeEntry>, EntryError> {
+        match self.nodes.get(&at.path) {
+            Some(node) => Ok(Some(node.entry.clone())),
+            None if at.hidden || self.whiteouts.contains(&at.path) => Ok(None),
+            None => self.lower.entry(&at.path).map_err(EntryError::Lower),
+        }
     }
 
     fn is_own_directory(&self, path: &RelPath) -> bool {
         let kind = self.nodes.get(path).map(|node| &node.entry.kind);
         matches!(kind, Some(EntryKind::Directory { .. }))
-    }
-
-    /// What is at `path`: of this layer, else of those below.
-    fn look(&self, path: &RelPath) -> Result<Option<TreeEntry>, EntryError> {
-        match self.nodes.get(path) {
-            Some(node) => Ok(Some(node.entry.clone())),
-            None => self.look_below(path),
-        }
     }
 
     /// What the layers below show at `path`, as far as this layer lets it through.
@@ -205,8 +261,7 @@ impl<'a> Merged<'a> {
             return Err(Refusal::Root.into());
         }
         if directory && self.is_own_directory(&entry.path) {
-            self.nodes.insert(entry.path.clone(), Node { entry, named: true });
-            return Ok(());
+            return self.insert(Node { entry, named: true });
         }
         self.remove(&entry.path)?;
         self.make_parents(&entry.path)?;
@@ -216,8 +271,35 @@ impl<'a> Merged<'a> {
         if let EntryKind::Hardlink { target } = &entry.kind {
             self.names.add(target, entry.path.clone());
         }
-        self.nodes.insert(entry.path.clone(), Node { entry, named: true });
+        self.insert(Node { entry, named: true })
+    }
+
+    /// A few bytes of a layer can name a path of many directories, each of which becomes a node.
+    fn insert(&mut self, node: Node) -> Result<(), EntryError> {
+        let entry = &node.entry;
+        let link = match &entry.kind {
+            EntryKind::Symlink { target } => target.len(),
+            EntryKind::Hardlink { target } => target.as_bytes().len(),
+            _ => 0,
+        };
+        let xattrs = entry.xattrs.iter().map(|(name, value)| name.len() + value.len());
+        let bytes = entry.path.as_bytes().len() + link + xattrs.sum::<usize>();
+        self.keep(bytes)?;
+        self.nodes.insert(node.entry.path.clone(), node);
+        if self.nodes.len() as u64 > self.limits.entries {
+            return Err(EntryError::Limit(LimitExceeded::Entries(self.limits.entries)));
+        }
         Ok(())
+    }
+
+    /// Counts bytes that stay in memory until the layer ends.
+    pub(crate) fn keep(&mut self, bytes: usize) -> Result<(), EntryError> {
+        self.metadata_bytes = self.metadata_bytes.saturating_add(bytes as u64);
+        let limit = self.limits.metadata_bytes;
+        match self.metadata_bytes > limit {
+            true => Err(EntryError::Limit(LimitExceeded::MetadataBytes(limit))),
+            false => Ok(()),
+        }
     }
 
     /// Sets the digest of a file whose bytes have been read.
@@ -238,10 +320,25 @@ impl<'a> Merged<'a> {
         let mut missing: Vec<RelPath> = std::iter::successors(path.parent(), RelPath::parent)
             .take_while(|parent| !self.nodes.contains_key(parent))
             .collect();
+        let Some(first) = missing.last() else { return Ok(()) };
+        let mut above = Reached {
+            hidden: self.hidden_by_parent(first),
+            absent: false,
+            path: first.parent().unwrap_or_default(),
+        };
         while let Some(parent) = missing.pop() {
-            let below = self.look_below(&parent)?;
-            let entry = below.filter(|entry| matches!(entry.kind, EntryKind::Directory { .. }));
-            let entry = entry.map_or_else(
+            let hidden = above.hidden || self.whiteouts.contains(&above.path) || self.opaque.contains(&above.path);
+            let below = match above.absent || hidden || self.whiteouts.contains(&parent) {
+                true => None,
+                false => self.lower.entry(&parent).map_err(EntryError::Lower)?,
+            };
+            let below = below.filter(|entry| matches!(entry.kind, EntryKind::Directory { .. }));
+            above = Reached {
+                hidden,
+                absent: below.is_none(),
+                path: parent.clone(),
+            };
+            let entry = below.map_or_else(
                 || default_directory(&parent),
                 |entry| TreeEntry {
                     kind: EntryKind::Directory { opaque: false },
@@ -249,7 +346,7 @@ impl<'a> Merged<'a> {
                 },
             );
             self.make_directory(&parent)?;
-            self.nodes.insert(parent, Node { entry, named: false });
+            self.insert(Node { entry, named: false })?;
         }
         Ok(())
     }
@@ -305,16 +402,20 @@ impl<'a> Merged<'a> {
         }
     }
 
-    pub(super) fn add_whiteout(&mut self, path: RelPath) {
+    pub(super) fn add_whiteout(&mut self, path: RelPath) -> Result<(), EntryError> {
+        self.keep(path.as_bytes().len())?;
         let implied = self.nodes.get_mut(&path).filter(|node| !node.named);
         if let Some(node) = implied {
             node.entry = default_directory(&path);
         }
         self.whiteouts.insert(path);
+        Ok(())
     }
 
-    pub(super) fn add_opaque(&mut self, directory: RelPath) {
+    pub(super) fn add_opaque(&mut self, directory: RelPath) -> Result<(), EntryError> {
+        self.keep(directory.as_bytes().len())?;
         self.opaque.insert(directory);
+        Ok(())
     }
 
     /// Lets whiteouts and opaque marks take effect, gives directories their metadata, and returns what the layer says.
@@ -365,7 +466,7 @@ impl<'a> Merged<'a> {
             };
             self.make_parents(path)?;
             self.make_directory(path)?;
-            self.nodes.insert(path.clone(), Node { entry, named: true });
+            self.insert(Node { entry, named: true })?;
         }
         self.mark_opaque(path);
         Ok(())

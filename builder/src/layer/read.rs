@@ -1,9 +1,11 @@
 //! Reads a tar that a stranger wrote: USTAR, GNU long names and base-256 numbers, PAX.
 //!
 //! Strict where readers are known to disagree, since a layer must mean one thing only: a PAX size always wins over the header's,
-//! a number that does not parse, a wrong checksum, or two extended headers of one kind in a row end the layer. Sparse members are
-//! refused: no builder writes them into layers.
+//! a number that does not parse, a wrong checksum, two extended headers of one kind in a row, or a block of zeros that something
+//! follows end the layer. Sparse members are refused: no builder writes them into layers. So is the id that means "leave it as it
+//! is" to the kernel, and with it the owner that the engine has.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read};
 
 use super::header::BLOCK;
@@ -27,6 +29,11 @@ pub enum TarError {
         problem: &'static str,
     },
 }
+
+/// What the key of a record begins with that is an extended attribute.
+const XATTR: &[u8] = b"SCHILY.xattr.";
+/// What `chown` takes for "leave it as it is".
+const NO_ID: u32 = u32::MAX;
 
 /// Keys and values, or names and values of extended attributes.
 type Records = Vec<(Vec<u8>, Vec<u8>)>;
@@ -132,8 +139,8 @@ impl<'a, R: Read> Archive<'a, R> {
         }
     }
 
-    /// The next header block with a right checksum; nothing at the end of the archive.
-    fn header(&mut self) -> Result<Option<[u8; BLOCK]>, TarError> {
+    /// The next block; nothing where the stream ends.
+    fn block(&mut self) -> Result<Option<[u8; BLOCK]>, TarError> {
         let mut block = [0; BLOCK];
         let mut have = 0;
         while have < BLOCK {
@@ -143,8 +150,19 @@ impl<'a, R: Read> Archive<'a, R> {
                 length => have += length,
             }
         }
-        if block.iter().all(|&byte| byte == 0) {
-            return Ok(None);
+        Ok(Some(block))
+    }
+
+    /// The next header block with a right checksum; nothing at the end of the archive.
+    fn header(&mut self) -> Result<Option<[u8; BLOCK]>, TarError> {
+        let zeros = |block: &[u8; BLOCK]| block.iter().all(|&byte| byte == 0);
+        let Some(block) = self.block()? else { return Ok(None) };
+        if zeros(&block) {
+            // Two such blocks end an archive, and some writers leave the second one out. With one alone, some readers go on.
+            return match self.block()?.is_none_or(|second| zeros(&second)) {
+                true => Ok(None),
+                false => Err(self.broken("a lone block of zeros stands behind it")),
+            };
         }
         self.entries += 1;
         if self.entries > self.limits.entries {
@@ -173,12 +191,22 @@ impl<'a, R: Read> Archive<'a, R> {
             b'K' => extended.link = Some(until_nul(&body).to_vec()),
             b'x' => extended.records = self.records(&body)?,
             _ => {
-                self.globals = self.records(&body)?;
+                let mut globals = self.records(&body)?;
                 // Said once for all members, these make no sense but to confuse.
-                let confusing = |(key, _): &(Vec<u8>, Vec<u8>)| matches!(&key[..], b"path" | b"linkpath" | b"size");
-                if self.globals.iter().any(confusing) {
-                    return Err(self.broken("a global extended header names or sizes members"));
+                let confusing = |(key, _): &(Vec<u8>, Vec<u8>)| {
+                    matches!(&key[..], b"path" | b"linkpath" | b"size") || key.starts_with(XATTR)
+                };
+                if globals.iter().any(confusing) {
+                    return Err(self.broken("a global extended header names, sizes or marks members"));
                 }
+                // Each member is given them anew, so nothing is kept that says nothing, or says it again.
+                let mut keys = [&b"uid"[..], b"gid", b"mtime"].map(Some);
+                globals.reverse();
+                globals.retain(|(key, _)| {
+                    let slot = keys.iter_mut().find(|wanted| **wanted == Some(&key[..]));
+                    slot.is_some_and(|slot| slot.take().is_some())
+                });
+                self.globals = globals;
             }
         }
         Ok(())
@@ -234,6 +262,10 @@ impl<'a, R: Read> Archive<'a, R> {
                 return Err(self.broken("an extended header has a value that does not parse"));
             }
         }
+        if member.uid == NO_ID || member.gid == NO_ID {
+            return Err(self.broken("its owner is no user or group"));
+        }
+        self.take_xattrs(&mut member)?;
         // Only regular files have bodies; the size field of others is known to hold anything.
         if !matches!(member.typeflag, 0 | b'0' | b'7') {
             member.size = 0;
@@ -245,6 +277,17 @@ impl<'a, R: Read> Archive<'a, R> {
         self.body_left = member.size;
         self.padding = member.size.next_multiple_of(BLOCK as u64) - member.size;
         Ok(member)
+    }
+
+    /// The last of equal names counts.
+    fn take_xattrs(&self, member: &mut Member) -> Result<(), TarError> {
+        let all = std::mem::take(&mut member.xattrs);
+        let by_name: BTreeMap<Vec<u8>, Vec<u8>> = all.into_iter().collect();
+        if by_name.len() > self.limits.xattrs {
+            return Err(LimitExceeded::Xattrs(self.limits.xattrs).into());
+        }
+        member.xattrs = by_name.into_iter().collect();
+        Ok(())
     }
 }
 
@@ -301,8 +344,7 @@ fn apply_record(member: &mut Member, key: &[u8], value: &[u8]) -> bool {
         b"gid" => return small().map(|gid| member.gid = gid).is_some(),
         b"mtime" => return seconds(value).map(|mtime| member.mtime = mtime).is_some(),
         _ => {
-            if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
-                member.xattrs.retain(|(before, _)| before != name);
+            if let Some(name) = key.strip_prefix(XATTR) {
                 member.xattrs.push((name.to_vec(), value.to_vec()));
             }
         }
@@ -393,7 +435,7 @@ mod tests {
         let content = proto::digest::ContentDigest::from_bytes([0; 32]);
         let entry = proto::tree::TreeEntry {
             kind: proto::tree::EntryKind::File { size: 9 << 30, content },
-            uid: u32::MAX,
+            uid: u32::MAX - 1,
             mode: 0o4755,
             ..super::super::lower::default_directory(&proto::tree::RelPath::root())
         };
@@ -401,6 +443,6 @@ mod tests {
         assert!(super::super::header::append(&mut tar, &entry, b"big"));
         let limits = Limits::default();
         let member = Archive::new(&tar[..], &limits).next().unwrap().unwrap();
-        assert_eq!((member.size, member.uid, member.mode), (9 << 30, u32::MAX, 0o4755));
+        assert_eq!((member.size, member.uid, member.mode), (9 << 30, u32::MAX - 1, 0o4755));
     }
 }

@@ -8,12 +8,14 @@ use proto::v1::admin_server::AdminServer;
 use proto::v1::build_server::BuildServer;
 use proto::v1::session_server::SessionServer;
 use tokio::net::UnixListener;
-use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 use tonic::transport::{Channel, Endpoint, Server};
+use tower::layer::util::{Identity, Stack};
 
-use super::{ServeError, ServeOptions, Shared, open_host};
+use super::guard::Guard;
+use super::{ServeError, ServeOptions, Shared, connections, open_host};
 
 /// Largest message a client may send. Files travel in chunks far below it.
 const MESSAGE_LIMIT: usize = 4 << 20;
@@ -23,6 +25,13 @@ const STREAMS_PER_CONNECTION: u32 = 256;
 const HEADER_LIMIT: u32 = 16 << 10;
 /// Streams a client may reset before the server looked at them.
 const PENDING_RESETS: usize = 20;
+/// Streams of a connection that the server had to reset for what the client sent.
+const ERROR_RESETS: usize = 100;
+/// Calls of one connection that are worked on at the same time.
+const CALLS_PER_CONNECTION: usize = 64;
+/// Connections at the same time; more wait. There is no keep-alive: a client on the same machine that is stopped and goes on
+/// later loses nothing, and one that ends closes its socket.
+const CONNECTIONS: usize = 256;
 /// How long clients may take to leave after everything has ended, so that last answers reach them.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -40,7 +49,7 @@ pub async fn serve(
     if let Some(timeout) = shared.idle_timeout {
         shared.tasks.spawn(Arc::clone(&shared).end_when_idle(timeout));
     }
-    let incoming = UnixListenerStream::new(listener);
+    let incoming = connections::counted(listener, CONNECTIONS);
     let served = router(&shared).serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());
     tokio::select! {
         result = served => { end(&shared).await; result.map_err(ServeError::from) }
@@ -157,7 +166,7 @@ impl tokio::io::AsyncWrite for Memory {
     }
 }
 
-fn router(shared: &Arc<Shared>) -> tonic::transport::server::Router {
+fn router(shared: &Arc<Shared>) -> tonic::transport::server::Router<Stack<Guard, Identity>> {
     let (reporter, health) = tonic_health::server::health_reporter();
     shared
         .tasks
@@ -170,6 +179,9 @@ fn router(shared: &Arc<Shared>) -> tonic::transport::server::Router {
         .max_concurrent_streams(STREAMS_PER_CONNECTION)
         .http2_max_header_list_size(HEADER_LIMIT)
         .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS))
+        .http2_max_local_error_reset_streams(Some(ERROR_RESETS))
+        .concurrency_limit_per_connection(CALLS_PER_CONNECTION)
+        .layer(Guard)
         .add_service(health)
         .add_service(reflection)
         .add_service(

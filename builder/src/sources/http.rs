@@ -184,6 +184,7 @@ async fn download(op: &HttpOp, known: Validators, job: &Job, step: StepNumber) -
         url,
         known,
         limit_bytes: FILE_LIMIT_BYTES,
+        reach: super::reach(job),
     };
     let file = tempfile::NamedTempFile::new_in(job.host.store.tmp_dir())
         .map_err(|error| BuildError::environment(format!("cannot make a temporary file: {error}")))?;

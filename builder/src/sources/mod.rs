@@ -15,6 +15,7 @@ mod http;
 
 use std::sync::Arc;
 
+use cache::addresses::Reach;
 use cache::download::{DownloadError, Downloader};
 use cache::lease::Held;
 use cache::records::{Inserted, RecordStore};
@@ -231,6 +232,15 @@ fn keep(source: &Source, layer: LayerInfo, job: &Job) -> Result<LayerInfo, Build
 }
 
 /// A failed download in the words of a build.
+/// What sources may lead to: a client of another user is not to ask what trusts the machine of the server.
+fn reach(job: &Job) -> Reach {
+    if job.session.is_same_user() {
+        Reach::ThisMachine
+    } else {
+        Reach::Others
+    }
+}
+
 fn download_failed(error: &DownloadError) -> BuildError {
     if let Some(no_room) = crate::room::no_room(error) {
         return no_room;

@@ -55,11 +55,11 @@ struct MountAttr {
     userns_fd: u64,
 }
 
-/// Sets attributes (`MOUNT_ATTR_…`) on the one mount behind `mount`.
-pub(crate) fn mount_setattr(mount: impl AsFd, set: u64) -> io::Result<()> {
+/// Sets and clears attributes (`MOUNT_ATTR_…`) of the one mount behind `mount`.
+pub(crate) fn mount_setattr(mount: impl AsFd, set: u64, clear: u64) -> io::Result<()> {
     let attr = MountAttr {
         set,
-        clear: 0,
+        clear,
         propagation: 0,
         userns_fd: 0,
     };

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 const APPLETS: &str = "sh cat ls id env pwd stat echo mkdir touch mount umount unshare ip sleep setsid grep wc df rm ln chmod kill \
-                       hostname mknod true nc wget readlink test find dd seq printf";
+                       hostname mknod true nc wget readlink test find dd seq printf cut sed";
 
 /// What this machine lacks for the tests, if anything.
 pub(crate) fn lacking() -> Option<String> {

@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::challenge::{Challenge, strongest};
-use super::transport::{Call, is_loopback, read_limited, same_origin};
+use super::transport::{Call, is_inner, is_loopback, read_limited, same_origin};
 use super::{Credentials, Error, RegistryAccess};
 
 /// Answers of token servers are a token and a date.
@@ -228,10 +228,16 @@ fn realm_url(realm: &str, call: &Call<'_>) -> Result<Url, Error> {
     let url = Url::parse(realm)
         .ok()
         .filter(|url| matches!(url.scheme(), "http" | "https"));
-    url.ok_or_else(|| Error::Malformed {
+    let malformed = |problem: &str| Error::Malformed {
         what: call.registry.to_owned(),
-        problem: "its token server is no HTTP address".to_owned(),
-    })
+        problem: problem.to_owned(),
+    };
+    let url = url.ok_or_else(|| malformed("its token server is no HTTP address"))?;
+    // It learns nothing from us there, but to be asked can be all that somebody wants of an address.
+    if is_inner(&url) && !same_origin(&url, &call.url) && !is_loopback(&call.url) {
+        return Err(malformed("its token server is an address of this machine"));
+    }
+    Ok(url)
 }
 
 /// Credentials go to a token server over HTTPS, to the registry's own origin, or from loopback to loopback.

@@ -4,18 +4,23 @@
 
 use proto::oci::{Index, Manifest, media_type};
 use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
 /// As many layers as we are willing to stack.
-const LAYERS: usize = 500;
+pub const LAYERS: usize = 500;
 
 /// Nesting of JSON; real documents use five.
-const DEPTH: usize = 64;
+pub const DEPTH: usize = 64;
+
+/// Indexes within indexes.
+pub const NESTING: usize = 4;
 
 /// A document of which only one reading is possible.
-#[derive(Debug)]
-pub(super) enum Document {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Document {
+    /// Of one image.
     Manifest(Manifest),
+    /// Of several.
     Index(Index),
 }
 
@@ -51,13 +56,28 @@ fn is_manifest(media_type: &str) -> bool {
     matches!(media_type, media_type::MANIFEST | media_type::DOCKER_MANIFEST)
 }
 
+/// Any JSON document of a stranger, such as an image config.
+///
+/// # Errors
+/// The rule that was broken.
+pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    check_depth(bytes)?;
+    read(bytes)
+}
+
+fn check_depth(bytes: &[u8]) -> Result<(), String> {
+    match is_shallow(bytes) {
+        true => Ok(()),
+        false => Err(format!("nested deeper than {DEPTH}")),
+    }
+}
+
 /// Reads `bytes` that came as `said`; returns the media type to remember and the document.
 ///
-/// The error is the rule that was broken.
-pub(super) fn parse(bytes: &[u8], said: &str) -> Result<(String, Document), String> {
-    if !is_shallow(bytes) {
-        return Err(format!("nested deeper than {DEPTH}"));
-    }
+/// # Errors
+/// The rule that was broken.
+pub fn parse(bytes: &[u8], said: &str) -> Result<(String, Document), String> {
+    check_depth(bytes)?;
     let probe: Probe = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
     if probe.schema_version != 2 || probe.fs_layers.is_some() {
         return Err("only schema version 2 is supported".to_owned());

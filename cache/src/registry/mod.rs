@@ -11,7 +11,7 @@ mod auth;
 mod blob;
 mod challenge;
 pub mod credentials;
-mod document;
+pub mod document;
 mod error;
 mod push;
 mod resolve;
@@ -25,6 +25,8 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::addresses::{CheckedNames, Reach};
 
 pub use blob::Sink;
 pub use error::Error;
@@ -139,6 +141,7 @@ fn connections(patience: &Patience, certificates: Certificates) -> Result<reqwes
         // Redirects are followed by hand: credentials must not cross origins.
         .redirect(reqwest::redirect::Policy::none())
         .connect_timeout(patience.connect)
+        .dns_resolver(Arc::new(CheckedNames(Reach::ThisMachine)))
         .user_agent(concat!("rbuild/", env!("CARGO_PKG_VERSION")))
         .tls_danger_accept_invalid_certs(certificates == Certificates::Any);
     builder.build().map_err(|error| Error::Setup {

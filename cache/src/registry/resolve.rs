@@ -10,15 +10,12 @@ use proto::reference::Reference;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Method, Response, StatusCode};
 
-use super::document::{self, Document};
+use super::document::{self, Document, NESTING};
 use super::transport::read_limited;
 use super::{Error, RegistryAccess};
 
 /// Largest manifest, index or config that is read: 4 MiB.
 pub const RESOLVE_LIMIT_BYTES: u64 = 4 * 1024 * 1024;
-
-/// Indexes within indexes.
-const NESTING: usize = 4;
 
 /// Nested indexes looked at for one name.
 const DOCUMENTS: usize = 16;

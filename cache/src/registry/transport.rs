@@ -3,13 +3,14 @@
 //! A request is repeated after a broken connection and after 408, 429, 500, 502, 503, 504, with full jitter. An
 //! `Authorization` header goes to the registry's own origin and nowhere else.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use proto::reference::Reference;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
 use reqwest::{Body, Method, Response, StatusCode, Url};
 use serde::Deserialize;
+
+use crate::addresses::{self, HEADER_LIMIT_BYTES};
 
 use super::error::root_cause;
 use super::scheme::is_distrust;
@@ -177,7 +178,14 @@ impl RegistryAccess {
                 Err(_) => return Err(unreachable(call.registry, "no answer in time".to_owned())),
             }
         };
-        answer.map_err(|error| send_error(call.registry, error))
+        let answer = answer.map_err(|error| send_error(call.registry, error))?;
+        match addresses::headers_are_too_large(answer.headers()) {
+            true => Err(malformed(
+                call,
+                &format!("its headers are larger than the limit of {HEADER_LIMIT_BYTES} bytes"),
+            )),
+            false => Ok(answer),
+        }
     }
 
     /// The request for a token: never redirected, since the realm is checked before anything is sent to it.
@@ -298,23 +306,13 @@ pub(super) fn same_origin(left: &Url, right: &Url) -> bool {
     left.origin() == right.origin()
 }
 
-fn ip(url: &Url) -> Option<IpAddr> {
-    let host = url.host_str()?;
-    // No address is the answer for a name.
-    host.trim_matches(['[', ']']).parse().ok()
-}
-
 pub(super) fn is_loopback(url: &Url) -> bool {
-    url.host_str() == Some("localhost") || ip(url).is_some_and(|ip| ip.is_loopback())
+    addresses::is_this_machine(url)
 }
 
 /// Addresses that a registry out there has no business naming: loopback, link-local (cloud metadata), unspecified, multicast.
-fn is_inner(url: &Url) -> bool {
-    let link_local = |ip: IpAddr| match ip {
-        IpAddr::V4(v4) => v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.to_ipv4_mapped().is_some(),
-    };
-    is_loopback(url) || ip(url).is_some_and(|ip| link_local(ip) || ip.is_unspecified() || ip.is_multicast())
+pub(super) fn is_inner(url: &Url) -> bool {
+    is_loopback(url) || addresses::literal(url).is_some_and(addresses::is_forbidden)
 }
 
 /// The whole body, if it is at most `limit` bytes.

@@ -67,6 +67,12 @@ impl Lowering<'_> {
             path::join(state.cwd(), &text)
         };
         let path = path::clean(&recorded);
+        if path::of_the_kernel(&path) == Some("/proc") {
+            // A process that starts there starts in whatever the kernel makes of it, a directory of the machine included.
+            let message = format!("`WORKDIR {recorded}` is in the file system of the kernel's processes");
+            return Err(Diagnostic::error("invalid-workdir", word.span, message)
+                .help("`RUN cd …` enters a directory of `/proc` for one step"));
+        }
         let created_by = format!("WORKDIR {recorded}");
         state.config.working_dir = recorded;
         if state.config.working_dir == "/" {

@@ -55,6 +55,11 @@ impl Lowering<'_> {
                 "invalid mount target \"/\"",
             ));
         }
+        if target == "/dev" || path::of_the_kernel(&target).is_some() {
+            let message = format!("invalid mount target \"{target}\"");
+            return Err(Diagnostic::error("invalid-mount", written.raw.span, message)
+                .note("`/proc`, `/sys` and `/dev` of a step are those of its sandbox"));
+        }
         let kind = self.mount_kind(state, instruction, written, (options, &target))?;
         Ok(Lowered { target, kind })
     }

@@ -5,6 +5,7 @@
 use proto::definition::Sharing;
 
 use super::mount::from_word;
+use super::owner::MAX_ID;
 use crate::diagnostic::Diagnostic;
 use crate::instruction::{Mount, Word};
 use crate::parse::switch;
@@ -121,7 +122,13 @@ impl MountOptions {
         expand: impl Fn(&Word) -> Result<String, Diagnostic>,
     ) -> Result<Self, Diagnostic> {
         let mut options = Self::default();
+        let mut said: Vec<&str> = Vec::new();
         for (key, value) in &mount.options {
+            let meaning = meaning(&key.value);
+            if said.contains(&meaning) {
+                return Err(said_twice(key, meaning));
+            }
+            said.push(meaning);
             match value {
                 None => options.switch_on(key)?,
                 Some(word) if key.value == "from" => options.from = Some(word.value.clone()),
@@ -166,8 +173,8 @@ impl MountOptions {
                 self.size_bytes = Some(size(text).ok_or_else(invalid)?);
             }
             "mode" => self.mode = Some(number(text, 8).ok_or_else(invalid)?),
-            "uid" => self.uid = Some(number(text, 10).ok_or_else(invalid)?),
-            "gid" => self.gid = Some(number(text, 10).ok_or_else(invalid)?),
+            "uid" => self.uid = Some(id(text).ok_or_else(invalid)?),
+            "gid" => self.gid = Some(id(text).ok_or_else(invalid)?),
             _ => return Err(unknown_key(key, &format!("{}={}", key.value, word.value))),
         }
         Ok(())
@@ -230,6 +237,29 @@ fn number(text: &str, radix: u32) -> Option<u32> {
     } else {
         None
     }
+}
+
+/// A user or group. The largest number means "nobody in particular" to the kernel, which then changes nothing.
+fn id(text: &str) -> Option<u32> {
+    number(text, 10).filter(|number| *number <= MAX_ID)
+}
+
+/// What an option is about, however it is called: two answers to one question are none.
+fn meaning(key: &str) -> &str {
+    match key {
+        "src" => "source",
+        "dst" | "destination" => "target",
+        "readonly" | "ro" | "readwrite" | "rw" => "access",
+        other => other,
+    }
+}
+
+fn said_twice(key: &Word, meaning: &str) -> Diagnostic {
+    let message = match meaning {
+        "access" => "a mount is said to be readable or writable more than once".to_owned(),
+        other => format!("the {other} of a mount is given more than once"),
+    };
+    Diagnostic::error("invalid-mount", key.span, message)
 }
 
 fn sharing(word: &Word, text: &str) -> Result<Sharing, Diagnostic> {
@@ -332,5 +362,7 @@ mod tests {
     fn numbers_have_no_sign() {
         assert_eq!(number("0755", 8), Some(0o755));
         assert_eq!((number("+7", 10), number("8", 8), number("", 10)), (None, None, None));
+        let ids = ["2147483646", "2147483647", "4294967295", "4294967296", "-1", "0x0"].map(id);
+        assert_eq!(ids, [Some(2_147_483_646), None, None, None, None, None]);
     }
 }

@@ -17,7 +17,7 @@ pub(crate) enum AccessError {
 }
 
 /// The largest id that user namespaces and tar headers agree on.
-const MAX_ID: u32 = 2_147_483_646;
+pub(crate) const MAX_ID: u32 = 2_147_483_646;
 
 /// `user[:group]`. `:group` leaves the user to be 0, `user:` selects group 0.
 pub(crate) fn parse_owner(text: &str) -> Result<Owner, AccessError> {

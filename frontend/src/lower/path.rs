@@ -30,6 +30,15 @@ pub(crate) fn base_name(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or_default()
 }
 
+/// The file system of the kernel that a cleaned `path` leads into, if it does.
+pub(crate) fn of_the_kernel(path: &str) -> Option<&'static str> {
+    let is_in = |top: &&str| {
+        path.strip_prefix(*top)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    ["/proc", "/sys"].into_iter().find(is_in)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -48,5 +57,7 @@ mod tests {
             assert_eq!(join(base, path), expected, "{base} {path}");
         }
         assert_eq!((base_name("/a/b/"), base_name("/")), ("b", ""));
+        let kernel = ["/proc", "/proc/self/fd/3", "/sys/x", "/process", "/a/proc"].map(of_the_kernel);
+        assert_eq!(kernel, [Some("/proc"), Some("/proc"), Some("/sys"), None, None]);
     }
 }

@@ -102,6 +102,10 @@ impl Members<'_> {
         if let b'1' = member.typeflag {
             let target = RelPath::parse(&member.link).map_err(|_| Refusal::HardLink)?;
             let link = early::take(self, (entry(member, path, EntryKind::Fifo), target))?;
+            if let Some((entry, target)) = &link {
+                self.merged
+                    .keep(entry.path.as_bytes().len() + target.as_bytes().len())?;
+            }
             self.early_links.extend(link);
             return Ok(None);
         }

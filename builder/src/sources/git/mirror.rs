@@ -27,7 +27,7 @@ pub(super) struct Repository {
 impl Repository {
     /// The mirror of `wanted`; made if there is none. `main` is the address whose login may be asked for without a host.
     pub(super) async fn open(git: &Git, wanted: &GitRemote, main: Option<&str>, job: &Job) -> Result<Self, BuildError> {
-        remote::check_host(&wanted.address).await?;
+        remote::check_host(&wanted.address, crate::sources::reach(job)).await?;
         let access = Access::find(&wanted.address, main.unwrap_or(&wanted.address), job).await?;
         let address = remote::plain(&wanted.address);
         // Objects of the two kinds do not mix.

@@ -2,6 +2,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use cache::addresses::{self, Reach};
 use proto::address::{host, is_http, is_ssh, percent_decoded, redacted, split_login};
 
 use super::ssh::Ssh;
@@ -137,12 +138,16 @@ pub(super) fn refuse(address: &str) -> Result<(), BuildError> {
 }
 
 /// Refuses hosts that builds may not ask; git itself asks any.
-pub(super) async fn check_host(address: &str) -> Result<(), BuildError> {
+pub(super) async fn check_host(address: &str, reach: Reach) -> Result<(), BuildError> {
     let host = host(address).unwrap_or_default();
-    match cache::download::is_allowed(host).await {
+    let what = match reach {
+        Reach::ThisMachine => "a link-local or multicast address",
+        Reach::Others => "the build server or a link-local or multicast address",
+    };
+    match addresses::is_allowed(host, reach).await {
         Ok(true) => Ok(()),
         Ok(false) => Err(BuildError::user(format!(
-            "`{}` is on a link-local or multicast address, which builds may not ask",
+            "`{}` is on {what}, which builds may not ask",
             redacted(address)
         ))),
         // With a proxy only the proxy may know the name; git says what is wrong if nobody does.
