@@ -1,14 +1,18 @@
 //! `/dev` of a step: complete before the image can see it, so that nothing of the image decides where a device lands.
 
+use std::ffi::OsStr;
+use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Component, Path};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
-use super::root::{NOEXEC, NOSUID, new_mount};
+use super::root::{NOEXEC, NOSUID, clone_of, new_mount};
 use super::spec::{Attempt, Failure};
 use super::{Process, Security, StepDevice, insecure};
+use crate::ids::Ids;
 
 /// Name, major and minor of the nodes that every step has.
 const NODES: [(&str, u32, u32); 6] = [
@@ -28,9 +32,24 @@ const LINKS: [(&str, &str); 5] = [
 ];
 const DIRECTORIES: [&str; 3] = ["pts", "shm", "mqueue"];
 
-/// The directory, attached nowhere yet.
-pub(super) fn directory(process: &Process) -> Result<OwnedFd, Failure> {
+/// A device of the machine, to be put over a file of [`directory`].
+pub(super) struct Bound {
+    /// Its path in the step.
+    pub(super) path: String,
+    /// The machine's own node.
+    pub(super) mount: OwnedFd,
+}
+
+/// The directory, attached nowhere yet, and what is to be mounted in it where nodes cannot be made.
+pub(super) fn directory(process: &Process, ids: Ids) -> Result<(OwnedFd, Vec<Bound>), Failure> {
     let dev = new_mount("tmpfs", &[("mode", "0755"), ("size", "65536")], NOSUID | NOEXEC)?;
+    let mut bound = Vec::new();
+    let mut put = |device: &StepDevice| match ids.is_outside() {
+        true => make(&dev, device),
+        // One that is there already stays.
+        false if bound.iter().any(|there: &Bound| there.path == device.path) => Ok(()),
+        false => bind(device).map(|device| bound.push(device)),
+    };
     for (name, major, minor) in NODES {
         let node = StepDevice {
             path: format!("/dev/{name}"),
@@ -41,7 +60,7 @@ pub(super) fn directory(process: &Process) -> Result<OwnedFd, Failure> {
             uid: 0,
             gid: 0,
         };
-        make(&dev, &node)?;
+        put(&node)?;
     }
     for (to, name) in LINKS {
         rustix::fs::symlinkat(to, &dev, name).attempt(&format!("link `/dev/{name}`"))?;
@@ -49,20 +68,50 @@ pub(super) fn directory(process: &Process) -> Result<OwnedFd, Failure> {
     for name in DIRECTORIES {
         rustix::fs::mkdirat(&dev, name, Mode::from_raw_mode(0o755)).attempt(&format!("make `/dev/{name}`"))?;
     }
-    let of_the_machine = match process.security {
-        Security::Sandbox => Vec::new(),
-        Security::Insecure => insecure::devices(),
-    };
-    // What the step names comes first: it may say more about a device.
-    for device in process.devices.iter().chain(&of_the_machine) {
-        make(&dev, device)?;
+    // What the step names comes before what the machine has: it may say more about a device.
+    process.devices.iter().try_for_each(&mut put)?;
+    if process.security == Security::Insecure {
+        let of_the_machine = insecure::devices();
+        let usable = |device: &&StepDevice| ids.is_outside() || on_the_machine(device).is_some();
+        of_the_machine.iter().filter(usable).try_for_each(&mut put)?;
     }
-    Ok(dev)
+    Ok((dev, bound))
 }
 
-/// Makes a node and the directories above it. A node that is there already stays.
-fn make(dev: &OwnedFd, device: &StepDevice) -> Result<(), Failure> {
-    let action = format!("make `{}`", device.path);
+/// A copy of the mount with the machine's own node, which inside a user namespace is the only way to a device.
+fn bind(device: &StepDevice) -> Result<Bound, Failure> {
+    let path = on_the_machine(device).ok_or_else(|| {
+        let (path, major, minor) = (&device.path, device.major, device.minor);
+        Failure::Refused(format!(
+            "the device `{path}` cannot be made without root, and no node of this machine has its numbers {major}:{minor}"
+        ))
+    })?;
+    checked_names(device)?;
+    Ok(Bound {
+        path: device.path.clone(),
+        mount: clone_of(&path, NOSUID | NOEXEC)?,
+    })
+}
+
+/// Where the machine has the device.
+fn on_the_machine(device: &StepDevice) -> Option<PathBuf> {
+    let kind = if device.block { "block" } else { "char" };
+    let by_number = PathBuf::from(format!("/dev/{kind}/{}:{}", device.major, device.minor));
+    let candidates = [PathBuf::from(&device.path), by_number];
+    let number = rustix::fs::makedev(device.major, device.minor);
+    candidates.into_iter().find_map(|path| {
+        let path = fs::canonicalize(path).ok()?;
+        let found = fs::metadata(&path).ok()?;
+        let same_kind = match device.block {
+            true => found.file_type().is_block_device(),
+            false => found.file_type().is_char_device(),
+        };
+        (same_kind && found.rdev() == number).then_some(path)
+    })
+}
+
+/// The names of a device's path below `/dev`.
+fn checked_names(device: &StepDevice) -> Result<Vec<&OsStr>, Failure> {
     let refuse = || Failure::Refused(format!("the device `{}` is not below `/dev`", device.path));
     let below = Path::new(&device.path).strip_prefix("/dev").map_err(|_| refuse())?;
     let mut names = Vec::new();
@@ -72,7 +121,19 @@ fn make(dev: &OwnedFd, device: &StepDevice) -> Result<(), Failure> {
             _ => return Err(refuse()),
         }
     }
-    let (name, parents) = names.split_last().ok_or_else(refuse)?;
+    match names.is_empty() {
+        true => Err(refuse()),
+        false => Ok(names),
+    }
+}
+
+/// Makes a node and the directories above it. A node that is there already stays.
+fn make(dev: &OwnedFd, device: &StepDevice) -> Result<(), Failure> {
+    let action = format!("make `{}`", device.path);
+    let names = checked_names(device)?;
+    let Some((name, parents)) = names.split_last() else {
+        return Ok(());
+    };
     let mut here = dev.try_clone().attempt(&action)?;
     for parent in parents {
         match rustix::fs::mkdirat(&here, *parent, Mode::from_raw_mode(0o755)) {

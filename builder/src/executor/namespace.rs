@@ -27,6 +27,7 @@ use super::spec::{self, Failure, NetworkPlan, Reply, Spec, Status, Times};
 use super::{
     DEFAULT_HOSTNAME, ExecError, Executor, ExitReport, Network, Outcome, OutputChunk, Process, Speaker, StepTimes,
 };
+use crate::ids::Ids;
 use crate::phase::Phase;
 use crate::sys;
 
@@ -164,6 +165,7 @@ impl Runner {
             hosts: hosts(process),
             resolv_conf: resolv_conf(process.network),
             show_cgroup: cgroup::has_version_2(),
+            ids: Ids::of_process(),
         }
     }
 }

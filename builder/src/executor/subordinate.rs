@@ -1,0 +1,92 @@
+//! The ids beside their own that a system gives its users, and the two programs that map them.
+//!
+//! Source: subuid(5), subgid(5), newuidmap(1), newgidmap(1).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The kernel takes no longer maps.
+const MAX_RANGES: usize = 339;
+/// Where programs of the system are, and where NixOS keeps those with set-id bits.
+const DIRECTORIES: [&str; 7] = [
+    "/run/wrappers/bin",
+    "/usr/local/sbin",
+    "/usr/local/bin",
+    "/usr/sbin",
+    "/usr/bin",
+    "/sbin",
+    "/bin",
+];
+
+/// Consecutive ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Range {
+    start: u32,
+    count: u32,
+}
+
+/// A program of this machine.
+pub(super) fn find_program(name: &str) -> Option<PathBuf> {
+    let mut candidates = DIRECTORIES.iter().map(|directory| Path::new(directory).join(name));
+    candidates.find(|path| path.exists())
+}
+
+/// What the system calls a user; its number where it has no name.
+pub(super) fn name_of(uid: u32) -> String {
+    let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    name_in(&passwd, uid).unwrap_or_else(|| uid.to_string())
+}
+
+fn name_in(passwd: &str, uid: u32) -> Option<String> {
+    let mut accounts = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    let account = accounts.find(|fields| fields.get(2).and_then(|field| field.parse().ok()) == Some(uid))?;
+    account.first().map(|name| (*name).to_owned())
+}
+
+/// The ranges that the file at `path` gives a user. A file that is not there gives none.
+pub(super) fn ranges(path: &str, uid: u32) -> Vec<Range> {
+    ranges_in(&fs::read_to_string(path).unwrap_or_default(), uid, &name_of(uid))
+}
+
+fn ranges_in(text: &str, uid: u32, name: &str) -> Vec<Range> {
+    let range = |line: &str| {
+        let mut fields = line.trim().split(':');
+        let owner = fields.next()?;
+        let (start, count) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+        let is_theirs = owner == name || owner.parse() == Ok(uid);
+        (is_theirs && count > 0).then_some(Range { start, count })
+    };
+    text.lines().filter_map(range).take(MAX_RANGES).collect()
+}
+
+/// The lines of a map: root inside is `own` outside, and the ranges follow.
+pub(super) fn map(own: u32, ranges: &[Range]) -> Vec<[u32; 3]> {
+    let mut lines = vec![[0, own, 1]];
+    let mut next: u32 = 1;
+    for range in ranges {
+        lines.push([next, range.start, range.count]);
+        next = next.saturating_add(range.count);
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_belong_to_names_and_numbers() {
+        let text = "ann:100000:65536\nbob:165536:65536\n1000:300000:10\nann:bad:1\nann:5:0\n\n";
+        let found = ranges_in(text, 1000, "ann");
+        assert_eq!(
+            map(1000, &found),
+            [[0, 1000, 1], [1, 100_000, 65536], [65537, 300_000, 10]]
+        );
+        assert_eq!(ranges_in(text, 7, "eve"), []);
+        assert_eq!(
+            name_in("root:x:0:0::/root:/bin/sh\nann:x:1000:1000::/:\n", 1000),
+            Some("ann".to_owned())
+        );
+        assert_eq!(name_in("bad\n", 1000), None);
+    }
+}
