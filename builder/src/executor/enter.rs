@@ -75,7 +75,7 @@ impl Plan {
     fn new(tier: Tier) -> Result<Self, Lack> {
         let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         let further = match tier {
-            Tier::Rootless => Some(further(uid)?),
+            Tier::Rootless => Some(further(&name_of(uid))?),
             _ => None,
         };
         Ok(Self { uid, gid, further })
@@ -127,7 +127,7 @@ impl Plan {
 }
 
 /// The programs and ranges of a user.
-fn further(uid: u32) -> Result<[(PathBuf, Vec<Range>); 2], Lack> {
+fn further(name: &str) -> Result<[(PathBuf, Vec<Range>); 2], Lack> {
     let of = |program: &str, file: &str| {
         let path = find_program(program).ok_or_else(|| {
             Lack::new(
@@ -135,9 +135,8 @@ fn further(uid: u32) -> Result<[(PathBuf, Vec<Range>); 2], Lack> {
                 "`apt-get install uidmap` (`shadow-utils` on Fedora)",
             )
         })?;
-        let ranges = ranges(file, uid);
+        let ranges = ranges(file, name);
         if ranges.is_empty() {
-            let name = name_of(uid);
             return Err(Lack::new(
                 format!("the user `{name}` has no range in {file}"),
                 format!(
@@ -309,4 +308,31 @@ fn failed_proc(reason: String) -> Lack {
         format!("a process namespace of its own cannot be shown to a step: {reason}"),
         "an unmasked /proc for this container (`--security-opt systempaths=unconfined`, or `procMount: Unmasked`)",
     )
+}
+
+/// The user of this process, as the machine knows it.
+pub(super) fn name_outside() -> String {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let outside = numbers(&map).into_iter().find(|[inside, ..]| *inside == 0);
+    name_of(outside.map_or_else(|| rustix::process::geteuid().as_raw(), |[_, outside, _]| outside))
+}
+
+/// How many ids this process has beside its own.
+pub(super) fn further_ids() -> u64 {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let all: u64 = numbers(&map).into_iter().map(|[.., count]| u64::from(count)).sum();
+    all.saturating_sub(1)
+}
+
+fn numbers(map: &str) -> Vec<[u32; 3]> {
+    let line = |line: &str| {
+        let numbers: Vec<u32> = line.split_whitespace().map(str::parse).collect::<Result<_, _>>().ok()?;
+        numbers.try_into().ok()
+    };
+    map.lines().filter_map(line).collect()
+}
+
+/// What a user who has become root of a namespace lacked for further ids; nothing if there would be some.
+pub(super) fn lack_of_further(name: &str) -> Option<Lack> {
+    remembered().cloned().or_else(|| further(name).err())
 }

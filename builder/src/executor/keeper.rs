@@ -36,8 +36,8 @@ use crate::sys::{self, Fork};
 
 /// Largest order: the paths of some control groups.
 pub(super) const MAX_ORDER_BYTES: usize = 16 << 10;
-/// Descriptors of an order: the socket and the pipe.
-pub(super) const ORDER_DESCRIPTORS: usize = 2;
+/// Most descriptors of an order: the socket, the pipe, and what a program of the machine works on.
+pub(super) const ORDER_DESCRIPTORS: usize = 3;
 
 /// One process, as the engine orders it.
 pub(super) struct Order {
@@ -45,6 +45,8 @@ pub(super) struct Order {
     pub(super) socket: OwnedFd,
     /// Standard output and standard error.
     pub(super) output: OwnedFd,
+    /// Standard input of a program of the machine; a step has none.
+    pub(super) input: Option<OwnedFd>,
     /// What the process is for.
     pub(super) work: Work,
 }
@@ -79,9 +81,9 @@ impl Work {
 pub fn init_main() -> ! {
     let ended = match keep() {
         Ok(None) => Ok(()),
-        Ok(Some(Order { socket, output, work })) => match work {
-            Work::Sandbox { groups } => init::begin(socket, output, &groups),
-            Work::Helper { args } => Err(help(&output, &args)),
+        Ok(Some(order)) => match order.work {
+            Work::Sandbox { groups } => init::begin(order.socket, order.output, &groups),
+            Work::Helper { args } => Err(help(order.input, &order.output, &args)),
         },
         Err(error) => Err(error),
     };
@@ -90,9 +92,12 @@ pub fn init_main() -> ! {
 }
 
 /// Becomes a program of the machine. Returns only if that failed, which is told on its output.
-fn help(output: &OwnedFd, args: &[String]) -> io::Error {
+fn help(input: Option<OwnedFd>, output: &OwnedFd, args: &[String]) -> io::Error {
     let ready = || -> io::Result<()> {
         set_parent_process_death_signal(Some(Signal::KILL))?;
+        if let Some(input) = input {
+            rustix::stdio::dup2_stdin(&input)?;
+        }
         rustix::stdio::dup2_stdout(output)?;
         rustix::stdio::dup2_stderr(output)?;
         sys::reset_signals()
@@ -239,6 +244,7 @@ impl Keeper {
         Ok(Some(Order {
             socket,
             output,
+            input: descriptors.next(),
             work: serde_json::from_slice(&bytes[..length])?,
         }))
     }

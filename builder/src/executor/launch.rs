@@ -120,12 +120,12 @@ impl Launcher {
         };
         // Our copies close with this function: only the sandbox holds the writing end then, and the output ends with its last
         // process.
-        self.order(&work, [theirs.as_fd(), writer.as_fd()])?;
+        self.order(&work, &[theirs.as_fd(), writer.as_fd()])?;
         Ok(Sandbox { socket, printed, group })
     }
 
-    /// Orders a process: the first descriptor ends it when its other end closes, the second is its output.
-    pub(super) fn order(&self, work: &Work, descriptors: [BorrowedFd<'_>; ORDER_DESCRIPTORS]) -> Result<(), ExecError> {
+    /// Orders a process: the first descriptor ends it when its other end closes, the second is its output, a third its input.
+    pub(super) fn order(&self, work: &Work, descriptors: &[BorrowedFd<'_>]) -> Result<(), ExecError> {
         let order = serde_json::to_vec(work).map_err(start("describe a process"))?;
         debug_assert!(order.len() <= MAX_ORDER_BYTES, "paths of control groups are short");
         let mut keeper = self.keeper();
@@ -166,10 +166,10 @@ impl Launcher {
 }
 
 impl Keeper {
-    fn send(&self, order: &[u8], descriptors: [BorrowedFd<'_>; ORDER_DESCRIPTORS]) -> Result<(), Errno> {
+    fn send(&self, order: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<(), Errno> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(ORDER_DESCRIPTORS))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        if !ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)) {
+        if !ancillary.push(SendAncillaryMessage::ScmRights(descriptors)) {
             return Err(Errno::NOBUFS);
         }
         let sent = rustix::io::retry_on_intr(|| {

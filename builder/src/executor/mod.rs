@@ -29,6 +29,7 @@ mod probe;
 mod root;
 mod seccomp;
 mod spec;
+mod standing;
 mod subordinate;
 mod target;
 pub mod tier;
@@ -49,6 +50,8 @@ use crate::snapshot::rootfs::Rootfs;
 pub use keeper::init_main;
 pub use namespace::NamespaceExecutor;
 pub use probe::{Probe, probe};
+pub(crate) use standing::help_for_one_id;
+pub use standing::{Standing, standing};
 
 /// First argument of the hidden re-execution; what sees it calls [`init_main`] before anything else.
 pub const INIT_ARGUMENT: &str = "__sandbox-init";

@@ -44,16 +44,31 @@ fn name_in(passwd: &str, uid: u32) -> Option<String> {
 }
 
 /// The ranges that the file at `path` gives a user. A file that is not there gives none.
-pub(super) fn ranges(path: &str, uid: u32) -> Vec<Range> {
-    ranges_in(&fs::read_to_string(path).unwrap_or_default(), uid, &name_of(uid))
+pub(super) fn ranges(path: &str, name: &str) -> Vec<Range> {
+    let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    ranges_in(
+        &fs::read_to_string(path).unwrap_or_default(),
+        uid_in(&passwd, name),
+        name,
+    )
 }
 
-fn ranges_in(text: &str, uid: u32, name: &str) -> Vec<Range> {
+/// The number of a user, who may have no name.
+fn uid_in(passwd: &str, name: &str) -> Option<u32> {
+    let mut accounts = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    let account = accounts.find(|fields| fields.first() == Some(&name));
+    account
+        .map_or(name, |fields| fields.get(2).copied().unwrap_or_default())
+        .parse()
+        .ok()
+}
+
+fn ranges_in(text: &str, uid: Option<u32>, name: &str) -> Vec<Range> {
     let range = |line: &str| {
         let mut fields = line.trim().split(':');
         let owner = fields.next()?;
         let (start, count) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
-        let is_theirs = owner == name || owner.parse() == Ok(uid);
+        let is_theirs = owner == name || uid.is_some_and(|uid| owner.parse() == Ok(uid));
         (is_theirs && count > 0).then_some(Range { start, count })
     };
     text.lines().filter_map(range).take(MAX_RANGES).collect()
@@ -77,16 +92,18 @@ mod tests {
     #[test]
     fn ranges_belong_to_names_and_numbers() {
         let text = "ann:100000:65536\nbob:165536:65536\n1000:300000:10\nann:bad:1\nann:5:0\n\n";
-        let found = ranges_in(text, 1000, "ann");
+        let found = ranges_in(text, Some(1000), "ann");
         assert_eq!(
             map(1000, &found),
             [[0, 1000, 1], [1, 100_000, 65536], [65537, 300_000, 10]]
         );
-        assert_eq!(ranges_in(text, 7, "eve"), []);
+        assert_eq!(ranges_in(text, Some(7), "eve"), []);
         assert_eq!(
             name_in("root:x:0:0::/root:/bin/sh\nann:x:1000:1000::/:\n", 1000),
             Some("ann".to_owned())
         );
         assert_eq!(name_in("bad\n", 1000), None);
+        assert_eq!(uid_in("ann:x:1000:1000::/:\n", "ann"), Some(1000));
+        assert_eq!(uid_in("ann:x:1000:1000::/:\n", "77"), Some(77));
     }
 }

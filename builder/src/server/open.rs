@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use super::{ServeError, ServeOptions};
 use crate::context_trees::ContextTrees;
 use crate::executor::tier::{self, Tier};
-use crate::executor::{Executor, NamespaceExecutor};
+use crate::executor::{self, Executor, NamespaceExecutor};
 use crate::host::{Clock, Host};
 use crate::layers::Layers;
 use crate::op::cache_mount::CacheMounts;
@@ -43,6 +43,7 @@ pub async fn open_host(options: &ServeOptions) -> Result<Host, ServeError> {
     let store = Arc::new(opened.await.map_err(|error| ServeError::Prepare(error.to_string()))??);
     let prepare = |error: &dyn std::error::Error| ServeError::Prepare(error.to_string());
     let tier = tier::choose(options.tier)?;
+    executor::standing(tier).tell();
     let snapshots = OverlaySnapshotter::open(&snapshots_dir(&store, tier)).map_err(|error| prepare(&error))?;
     let snapshots = snapshots
         .within(Arc::clone(store.budget()))
