@@ -7,6 +7,7 @@ pub mod fuzz;
 pub mod image;
 pub mod foreign;
 pub mod machine;
+pub mod ordinary;
 pub mod certificate;
 pub mod registry;
 pub mod token_server;

@@ -80,13 +80,13 @@ pub(super) fn directory(process: &Process, ids: Ids) -> Result<(OwnedFd, Vec<Bou
 
 /// A copy of the mount with the machine's own node, which inside a user namespace is the only way to a device.
 fn bind(device: &StepDevice) -> Result<Bound, Failure> {
+    checked_names(device)?;
     let path = on_the_machine(device).ok_or_else(|| {
         let (path, major, minor) = (&device.path, device.major, device.minor);
         Failure::Refused(format!(
             "the device `{path}` cannot be made without root, and no node of this machine has its numbers {major}:{minor}"
         ))
     })?;
-    checked_names(device)?;
     Ok(Bound {
         path: device.path.clone(),
         mount: clone_of(&path, NOSUID | NOEXEC)?,

@@ -22,7 +22,7 @@ use rustix::thread::UnshareFlags;
 
 use super::root::{NODEV, NOEXEC, NOSUID, SCRATCH, new_mount};
 use super::spec::Failure;
-use super::subordinate::{Range, find_program, map, name_of, ranges};
+use super::subordinate::{Range, find_program, first_free, map, name_of, ranges};
 use super::tier::Tier;
 use crate::sys::{self, Fork};
 
@@ -137,11 +137,11 @@ fn further(name: &str) -> Result<[(PathBuf, Vec<Range>); 2], Lack> {
         })?;
         let ranges = ranges(file, name);
         if ranges.is_empty() {
+            let free = first_free();
+            let range = format!("{free}-{}", free.saturating_add(65_535));
             return Err(Lack::new(
                 format!("the user `{name}` has no range in {file}"),
-                format!(
-                    "`usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {name}`, with a range that nobody else has"
-                ),
+                format!("`usermod --add-subuids {range} --add-subgids {range} {name}` as root"),
             ));
         }
         Ok((path, ranges))

@@ -5,6 +5,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+/// Where systems begin to give them away.
+const FIRST: u32 = 100_000;
 /// The kernel takes no longer maps.
 const MAX_RANGES: usize = 339;
 /// Where programs of the system are, and where NixOS keeps those with set-id bits.
@@ -51,6 +53,21 @@ pub(super) fn ranges(path: &str, name: &str) -> Vec<Range> {
         uid_in(&passwd, name),
         name,
     )
+}
+
+/// The first id from which on nobody has any.
+pub(super) fn first_free() -> u32 {
+    let files = ["/etc/subuid", "/etc/subgid"].map(|path| fs::read_to_string(path).unwrap_or_default());
+    first_free_in(&files.concat())
+}
+
+fn first_free_in(text: &str) -> u32 {
+    let end = |line: &str| {
+        let mut fields = line.split(':').skip(1);
+        let (start, count): (u32, u32) = (fields.next()?.parse().ok()?, fields.next()?.trim().parse().ok()?);
+        start.checked_add(count)
+    };
+    text.lines().filter_map(end).fold(FIRST, u32::max)
 }
 
 /// The number of a user, who may have no name.
@@ -102,6 +119,8 @@ mod tests {
             name_in("root:x:0:0::/root:/bin/sh\nann:x:1000:1000::/:\n", 1000),
             Some("ann".to_owned())
         );
+        assert_eq!(first_free_in(text), 300_010);
+        assert_eq!(first_free_in(""), 100_000);
         assert_eq!(name_in("bad\n", 1000), None);
         assert_eq!(uid_in("ann:x:1000:1000::/:\n", "ann"), Some(1000));
         assert_eq!(uid_in("ann:x:1000:1000::/:\n", "77"), Some(77));
