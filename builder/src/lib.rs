@@ -30,6 +30,8 @@ pub mod layer;
 pub mod snapshot;
 pub mod executor;
 pub mod cdi;
+pub mod ids;
+mod notes;
 mod blocking;
 mod turns;
 mod phase;

@@ -83,6 +83,14 @@ pub(crate) fn become_sandbox_init() {
     }
 }
 
+/// Makes this process one that can make sandboxes of `asked`, or of the best kind that is possible. There must be one thread.
+///
+/// # Errors
+/// Why that is not possible.
+pub(crate) fn settle(asked: Option<Tier>) -> Result<(), Problem> {
+    builder::executor::tier::settle(asked).map_err(|error| Problem::environment(error.to_string()))
+}
+
 /// Steps that run at the same time.
 fn slots() -> usize {
     std::thread::available_parallelism()

@@ -28,6 +28,7 @@ mod platforms;
 mod privileges;
 mod registry;
 mod registry_access;
+mod rootless;
 mod serve;
 mod server;
 mod sources;

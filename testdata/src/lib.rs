@@ -9,6 +9,7 @@ pub mod image;
 pub mod foreign;
 pub mod hostile;
 pub mod machine;
+pub mod ordinary;
 pub mod certificate;
 pub mod registry;
 pub mod token_server;

@@ -4,6 +4,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -40,15 +41,50 @@ pub(crate) fn run_if_reachable() -> Result<()> {
         ));
         return Ok(());
     }
-    run(&[])
+    run(&Options::default())
 }
 
-/// Builds, pushes, reads back and runs `names`, or all.
-pub(crate) fn run(names: &[String]) -> Result<()> {
+/// What is built, and by whom.
+#[derive(Debug, Default, clap::Args)]
+pub(crate) struct Options {
+    /// Only these.
+    names: Vec<String>,
+    /// Build as this user instead of root.
+    #[arg(long, value_name = "NAME")]
+    as_user: Option<String>,
+    /// Ask for this kind of sandbox, as `rbuild --sandbox` takes it.
+    #[arg(long, value_name = "KIND")]
+    sandbox: Option<String>,
+}
+
+impl Options {
+    /// `rbuild`, run by who is wanted. A user of their own gets the directory `home`.
+    fn rbuild(&self, rbuild: &str, home: &Path) -> Result<Command> {
+        let mut wanted = match &self.as_user {
+            None => Command::new(rbuild),
+            Some(user) => {
+                check(command("chown", &[user]).arg(home))?;
+                let mut wanted = command(
+                    "setpriv",
+                    &["--reuid", user, "--regid", user, "--init-groups", "--", rbuild],
+                );
+                wanted.env("HOME", home);
+                wanted
+            }
+        };
+        wanted.args(self.sandbox.iter().flat_map(|kind| ["--sandbox", kind]));
+        Ok(wanted)
+    }
+}
+
+/// Builds, pushes, reads back and runs the applications that are wanted, or all.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let names = &options.names;
     let rbuild = rbuild()?.display().to_string();
     let registry = Registry::start()?;
     let debian = base::debian()?;
     let store = tempfile::tempdir()?;
+    fs::set_permissions(store.path(), fs::Permissions::from_mode(0o755))?;
     let debian_image = format!("{}/debian:12", registry.address());
     check(
         command("skopeo", &["copy", "--quiet", "--dest-tls-verify=false"])
@@ -62,17 +98,15 @@ pub(crate) fn run(names: &[String]) -> Result<()> {
         }
         let context = repository().join("testdata/apps").join(name);
         let image = format!("{}/apps/{name}:1", registry.address());
-        let mut build = command(
-            &rbuild,
-            &[
+        let mut build = options.rbuild(&rbuild, store.path())?;
+        build
+            .args([
                 "build",
                 "--in-process",
                 "--network=host",
                 "--allow=network.host",
                 "--push",
-            ],
-        );
-        build
+            ])
             .arg("--root")
             .arg(store.path().join("store"))
             .arg("--build-arg")

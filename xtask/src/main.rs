@@ -29,10 +29,7 @@ enum Chore {
         debian: bool,
     },
     /// Builds, pushes, reads back and runs the applications of `testdata/apps` through a registry on loopback.
-    Apps {
-        /// Only these.
-        names: Vec<String>,
-    },
+    Apps(apps::Options),
     /// Runs the first command of the README twice in an empty store.
     Readme,
     /// Times builds against Debian's docker (BuildKit) and buildah, in turn, and prints ratios of medians.
@@ -53,7 +50,7 @@ fn main() -> anyhow::Result<()> {
         Chore::Ci => ci::run(),
         Chore::Tidy => tidy::run(),
         Chore::Base { debian } => base::run(debian),
-        Chore::Apps { names } => apps::run(&names),
+        Chore::Apps(options) => apps::run(&options),
         Chore::Readme => readme::run(),
         Chore::Bench(options) => bench::run(&options),
         Chore::Fuzz(options) => fuzz::run(&options),

@@ -2,19 +2,23 @@
 //!
 //! A step may make device nodes, as in every container, and `/dev` is writable. So the directory itself opens no devices: a node
 //! that a step makes there would be the disk of the machine. The devices that a step has are nodes elsewhere, each mounted over
-//! a file of its name. This needs no control group, which a machine may lack.
+//! a file of its name. This needs no control group, which a machine may lack. Inside a user namespace nobody can make nodes, and
+//! those of the machine are mounted.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
-use rustix::mount::{MountAttrFlags, OpenTreeFlags, open_tree};
+use rustix::mount::{OpenTreeFlags, open_tree};
 
-use super::root::{NODEV, NOEXEC, NOSUID, attach_at, new_mount};
+use super::root::{NODEV, NOEXEC, NOSUID, attach_at, clone_of, new_mount};
 use super::spec::{Attempt, Failure};
 use super::{Process, Security, StepDevice, insecure};
+use crate::ids::Ids;
 use crate::sys;
 
 /// Name, major and minor of the nodes that every step has.
@@ -48,35 +52,47 @@ impl Nodes {
     }
 }
 
-/// Where nodes are made.
+/// Where nodes come from.
 enum Maker {
-    /// In the directory: the step may open any device.
+    /// They are made in the directory: the step may open any device.
     InPlace,
-    /// In this directory of the scratch space, to be mounted.
+    /// They are made in this directory of the scratch space, to be mounted.
     Apart { dir: PathBuf, nodes: Nodes },
+    /// They are those of the machine, to be mounted.
+    Machine { nodes: Nodes },
+}
+
+impl Maker {
+    fn new(process: &Process, ids: Ids, apart: &Path) -> Result<Self, Failure> {
+        let nodes = Nodes(Vec::with_capacity(NODES.len() + process.devices.len()));
+        if !ids.is_outside() {
+            return Ok(Self::Machine { nodes });
+        }
+        if process.security == Security::Insecure {
+            return Ok(Self::InPlace);
+        }
+        fs::create_dir(apart).attempt("make a directory for devices")?;
+        let dir = apart.to_owned();
+        Ok(Self::Apart { dir, nodes })
+    }
+
+    /// What is to be mounted.
+    fn nodes(self) -> Nodes {
+        match self {
+            Self::InPlace => Nodes(Vec::new()),
+            Self::Apart { nodes, .. } | Self::Machine { nodes } => nodes,
+        }
+    }
 }
 
 /// The directory, attached nowhere yet, and its devices. `apart` is a name in the scratch space for them.
-pub(super) fn directory(process: &Process, apart: &Path) -> Result<(OwnedFd, Nodes), Failure> {
-    let (attributes, mut maker) = match process.security {
-        Security::Sandbox => {
-            fs::create_dir(apart).attempt("make a directory for devices")?;
-            let nodes = Nodes(Vec::with_capacity(NODES.len() + process.devices.len()));
-            (
-                NODEV,
-                Maker::Apart {
-                    dir: apart.to_owned(),
-                    nodes,
-                },
-            )
-        }
-        Security::Insecure => (MountAttrFlags::empty(), Maker::InPlace),
+pub(super) fn directory(process: &Process, ids: Ids, apart: &Path) -> Result<(OwnedFd, Nodes), Failure> {
+    let mut maker = Maker::new(process, ids, apart)?;
+    let attributes = match maker {
+        Maker::InPlace => NOSUID | NOEXEC,
+        Maker::Apart { .. } | Maker::Machine { .. } => NOSUID | NOEXEC | NODEV,
     };
-    let dev = new_mount(
-        "tmpfs",
-        &[("mode", "0755"), ("size", "65536")],
-        NOSUID | NOEXEC | attributes,
-    )?;
+    let dev = new_mount("tmpfs", &[("mode", "0755"), ("size", "65536")], attributes)?;
     for (name, major, minor) in NODES {
         let node = StepDevice {
             path: format!("/dev/{name}"),
@@ -95,24 +111,62 @@ pub(super) fn directory(process: &Process, apart: &Path) -> Result<(OwnedFd, Nod
     for name in DIRECTORIES {
         rustix::fs::mkdirat(&dev, name, Mode::from_raw_mode(0o755)).attempt(&format!("make `/dev/{name}`"))?;
     }
-    let of_the_machine = match process.security {
-        Security::Sandbox | Security::Hardened => Vec::new(),
-        Security::Insecure => insecure::devices(),
-    };
-    // What the step names comes first: it may say more about a device.
-    for device in process.devices.iter().chain(&of_the_machine) {
+    // What the step names comes before what the machine has: it may say more about a device.
+    for device in &process.devices {
         make(&dev, device, &mut maker)?;
     }
-    let nodes = match maker {
-        Maker::InPlace => Nodes(Vec::new()),
-        Maker::Apart { nodes, .. } => nodes,
-    };
-    Ok((dev, nodes))
+    if process.security == Security::Insecure {
+        let of_the_machine = insecure::devices();
+        let usable = |device: &&StepDevice| ids.is_outside() || on_the_machine(device).is_some();
+        for device in of_the_machine.iter().filter(usable) {
+            make(&dev, device, &mut maker)?;
+        }
+    }
+    Ok((dev, maker.nodes()))
 }
 
-/// Makes a node and the directories above it. A node that is there already stays.
+/// Makes a node, or a file to mount one over, and the directories above it. What is there already stays.
 fn make(dev: &OwnedFd, device: &StepDevice, maker: &mut Maker) -> Result<(), Failure> {
     let action = format!("make `{}`", device.path);
+    let (name, parents) = names_below_dev(device)?;
+    let mut here = dev.try_clone().attempt(&action)?;
+    for parent in parents {
+        match rustix::fs::mkdirat(&here, parent, Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(error).attempt(&action),
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        here = rustix::fs::openat(&here, parent, flags, Mode::empty()).attempt(&action)?;
+    }
+    let place = || {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match rustix::fs::openat(&here, name, flags, Mode::from_raw_mode(0o644)) {
+            Err(Errno::EXIST) => Ok(None),
+            made => made.map(Some).attempt(&action),
+        }
+    };
+    match maker {
+        Maker::InPlace => match node(&here, Path::new(name), device) {
+            Err(Errno::EXIST) => {}
+            made => made.attempt(&action)?,
+        },
+        Maker::Apart { dir, nodes } => {
+            if let Some(place) = place()? {
+                let mount = mount_of(&dir.join(nodes.0.len().to_string()), device).attempt(&action)?;
+                nodes.0.push((device.path.clone(), place, mount));
+            }
+        }
+        Maker::Machine { nodes } => {
+            if let Some(place) = place()? {
+                nodes.0.push((device.path.clone(), place, mount_of_the_machine(device)?));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The name of a device below `/dev`, and the directories above it.
+fn names_below_dev(device: &StepDevice) -> Result<(&OsStr, Vec<&OsStr>), Failure> {
     let refuse = || Failure::Refused(format!("the device `{}` is not below `/dev`", device.path));
     let below = Path::new(&device.path).strip_prefix("/dev").map_err(|_| refuse())?;
     let mut names = Vec::new();
@@ -122,34 +176,36 @@ fn make(dev: &OwnedFd, device: &StepDevice, maker: &mut Maker) -> Result<(), Fai
             _ => return Err(refuse()),
         }
     }
-    let (name, parents) = names.split_last().ok_or_else(refuse)?;
-    let mut here = dev.try_clone().attempt(&action)?;
-    for parent in parents {
-        match rustix::fs::mkdirat(&here, *parent, Mode::from_raw_mode(0o755)) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(error) => return Err(error).attempt(&action),
-        }
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        here = rustix::fs::openat(&here, *parent, flags, Mode::empty()).attempt(&action)?;
-    }
-    match maker {
-        Maker::InPlace => match node(&here, Path::new(name), device) {
-            Err(Errno::EXIST) => Ok(()),
-            made => made.attempt(&action),
-        },
-        Maker::Apart { dir, nodes } => {
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let place = match rustix::fs::openat(&here, *name, flags, Mode::from_raw_mode(0o644)) {
-                Err(Errno::EXIST) => return Ok(()),
-                made => made.attempt(&action)?,
-            };
-            let path = dir.join(nodes.0.len().to_string());
-            nodes
-                .0
-                .push((device.path.clone(), place, mount_of(&path, device).attempt(&action)?));
-            Ok(())
-        }
-    }
+    let name = names.pop().ok_or_else(refuse)?;
+    Ok((name, names))
+}
+
+/// A copy of the mount with the machine's own node, which inside a user namespace is the only way to a device.
+fn mount_of_the_machine(device: &StepDevice) -> Result<OwnedFd, Failure> {
+    let path = on_the_machine(device).ok_or_else(|| {
+        let (path, major, minor) = (&device.path, device.major, device.minor);
+        Failure::Refused(format!(
+            "the device `{path}` cannot be made without root, and no node of this machine has its numbers {major}:{minor}"
+        ))
+    })?;
+    clone_of(&path, NOSUID | NOEXEC)
+}
+
+/// Where the machine has the device.
+fn on_the_machine(device: &StepDevice) -> Option<PathBuf> {
+    let kind = if device.block { "block" } else { "char" };
+    let by_number = PathBuf::from(format!("/dev/{kind}/{}:{}", device.major, device.minor));
+    let candidates = [PathBuf::from(&device.path), by_number];
+    let number = rustix::fs::makedev(device.major, device.minor);
+    candidates.into_iter().find_map(|path| {
+        let path = fs::canonicalize(path).ok()?;
+        let found = fs::metadata(&path).ok()?;
+        let same_kind = match device.block {
+            true => found.file_type().is_block_device(),
+            false => found.file_type().is_char_device(),
+        };
+        (same_kind && found.rdev() == number).then_some(path)
+    })
 }
 
 /// A mount of a new node at `path` that opens its device.

@@ -23,12 +23,12 @@ use rustix::thread::{
     set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
 
-use super::keeper::Order;
 use super::root::{self, Entered};
 use super::spec::{Attempt, Failure, NetworkPlan, Reply, Spec, Status, Times, receive, send};
 use super::target::Want;
 use super::user::{self, Identity};
 use super::{DEFAULT_HOSTNAME, Security, insecure, network, profile, seccomp};
+use crate::ids::Ids;
 use crate::sys::{self, Fork};
 
 /// Many old programs loop over the soft limit of open files, so it is low; the hard one is high.
@@ -36,19 +36,20 @@ const OPEN_FILES: Rlimit = Rlimit {
     current: Some(1024),
     maximum: Some(1 << 20),
 };
+/// Processes and threads of all steps of a user, inside a user namespace.
+const PROCESSES: u64 = 8192;
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Steps die before the engine when memory runs out.
 const OOM_SCORE: &str = "500";
 
 /// Runs as pid 1, to the end of the step.
-pub(super) fn begin(order: Order) -> io::Result<()> {
-    let Order { socket, output, groups } = order;
+pub(super) fn begin(socket: OwnedFd, output: OwnedFd, groups: &[PathBuf]) -> io::Result<()> {
     rustix::stdio::dup2_stdout(&output)?;
     rustix::stdio::dup2_stderr(&output)?;
     drop(output);
     // The lowest number, so that what `/proc/self/fd/3` is to a step does not depend on what the keeper had open.
     let socket = UnixStream::from(rustix::io::fcntl_dupfd_cloexec(socket, 3)?);
-    let reply = match wait_apart(&groups) {
+    let reply = match wait_apart(groups) {
         // An engine that has no step after all closes the socket, and the keeper ends this process.
         Ok(()) => first(receive(&socket)?),
         Err(failure) => Err(failure),
@@ -63,7 +64,11 @@ fn wait_apart(groups: &[PathBuf]) -> Result<(), Failure> {
         // 0 is the process that writes, whose number here is not that of the host.
         fs::write(group.join("cgroup.procs"), "0").attempt("enter the control group")?;
     }
-    fs::write("/proc/self/oom_score_adj", OOM_SCORE).attempt("set the memory priority")?;
+    match fs::write("/proc/self/oom_score_adj", OOM_SCORE) {
+        // Who is not root of the machine can only raise it, and whoever started the engine has raised it further.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+        written => written.attempt("set the memory priority")?,
+    }
     rustix::process::umask(Mode::from_raw_mode(0o022));
     let flags = UnshareFlags::NEWIPC | UnshareFlags::NEWUTS | UnshareFlags::NEWCGROUP;
     sys::unshare(flags).attempt("make namespaces")
@@ -99,6 +104,7 @@ fn first(mut spec: Spec) -> Result<Reply, Failure> {
     let read = |path| user::read_accounts(tree.root(), path).map_err(Failure::Refused);
     let identity =
         user::lookup(&spec.process.user, &read("etc/passwd")?, &read("etc/group")?).map_err(Failure::Refused)?;
+    let identity = identity.within(spec.ids).map_err(Failure::Refused)?;
     let process = &mut spec.process;
     if !process.env.iter().any(|(name, _)| name == "HOME") {
         process.env.push(("HOME".to_owned(), identity.home.clone()));
@@ -112,6 +118,7 @@ fn first(mut spec: Spec) -> Result<Reply, Failure> {
         cwd: cwd.fd,
         command,
         security: process.security,
+        ids: spec.ids,
     };
     run(&step, stubs, began.elapsed())
 }
@@ -122,6 +129,7 @@ struct Step {
     cwd: OwnedFd,
     command: Command,
     security: Security,
+    ids: Ids,
 }
 
 fn run(step: &Step, stubs: Vec<PathBuf>, mounts: Duration) -> Result<Reply, Failure> {
@@ -197,7 +205,7 @@ fn become_step(step: &Step) -> (i32, String) {
 fn confine(step: &Step) -> Result<(), Failure> {
     setsid().attempt("start a session")?;
     sys::reset_signals().attempt("reset signals")?;
-    limit_resources()?;
+    limit_resources(step.ids)?;
     rustix::process::fchdir(&step.cwd).attempt("enter the working directory")?;
     // A directory outside the root would be named `(unreachable)…` by the kernel.
     let cwd = rustix::process::getcwd(Vec::new()).attempt("read the working directory")?;
@@ -224,7 +232,18 @@ fn lend_output(identity: &Identity) -> Result<(), Failure> {
     rustix::fs::fchown(io::stdout(), Some(owner.0), Some(owner.1)).attempt("give the output to the user")
 }
 
-fn limit_resources() -> Result<(), Failure> {
+fn limit_resources(ids: Ids) -> Result<(), Failure> {
+    if !ids.is_outside() {
+        // Where there is no control group, this is what stands between a step and all processes that its user may have.
+        let highest = getrlimit(Resource::Nproc)
+            .maximum
+            .map_or(PROCESSES, |highest| highest.min(PROCESSES));
+        let limit = Rlimit {
+            current: Some(highest),
+            maximum: Some(highest),
+        };
+        setrlimit(Resource::Nproc, limit).attempt("limit processes")?;
+    }
     setrlimit(
         Resource::Core,
         Rlimit {
@@ -278,7 +297,9 @@ fn drop_privileges(identity: &Identity, capabilities: CapabilitySet) -> Result<(
 pub(super) fn become_user(identity: &Identity) -> Result<(), Failure> {
     let groups: Vec<Gid> = identity.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
     let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
-    set_thread_groups(&groups).attempt("set groups")?;
+    if identity.sets_groups {
+        set_thread_groups(&groups).attempt("set groups")?;
+    }
     set_thread_res_gid(gid, gid, gid).attempt("set the group")?;
     set_thread_res_uid(uid, uid, uid).attempt("set the user")
 }

@@ -3,7 +3,8 @@
 //! The engine has many threads and cannot simply fork, and executing this program anew for each step costs more than all mounts of
 //! a sandbox: the dynamic loader, its relocations, and its questions to the processor, each of which leaves a virtual machine. So
 //! the program is executed once, for the keeper, and the keeper forks. It has one thread and knows nothing of any step: an
-//! [`Order`] is a socket, a pipe and control groups, and what is to run is said to the new process alone.
+//! [`Order`] is a socket, a pipe and control groups, and what is to run is said to the new process alone. Programs of the machine that
+//! a step needs beside it are started by the keeper too, so that they end as surely as steps do.
 //!
 //! A new process is pid 1 of a pid namespace from its first instruction. When it ends, the kernel kills whatever the step left
 //! running, and waiting for it returns only when all of that and its mounts are gone. Only then the keeper lets go of the socket of
@@ -11,37 +12,67 @@
 //! sandbox; when the engine itself is gone, all of them.
 
 use std::fs;
-use std::io::{self, IoSliceMut};
+use std::io::{self, IoSliceMut, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
+use std::process::Command;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::process::{
-    DumpableBehavior, Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, set_dumpable_behavior, waitpid,
+    DumpableBehavior, Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, set_dumpable_behavior,
+    set_parent_process_death_signal, waitpid,
 };
-use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
+use rustix::thread::UnshareFlags;
+use serde::{Deserialize, Serialize};
 
 use super::init;
-use super::spec::{Attempt, Failure, Reply, send};
+use super::spec::{Attempt, Reply, send};
 use crate::sys::{self, Fork};
 
 /// Largest order: the paths of some control groups.
 pub(super) const MAX_ORDER_BYTES: usize = 16 << 10;
-/// Descriptors of an order: the socket and the pipe.
-pub(super) const ORDER_DESCRIPTORS: usize = 2;
+/// Most descriptors of an order: the socket, the pipe, and what a program of the machine works on.
+pub(super) const ORDER_DESCRIPTORS: usize = 3;
 
-/// One sandbox, as the engine orders it.
+/// One process, as the engine orders it.
 pub(super) struct Order {
-    /// Takes one [`super::spec::Spec`] and answers with one [`Reply`].
+    /// To a sandbox it takes one [`super::spec::Spec`], and one [`Reply`] comes back. The process is killed when the engine closes it.
     pub(super) socket: OwnedFd,
-    /// Standard output and standard error of the step.
+    /// Standard output and standard error.
     pub(super) output: OwnedFd,
-    /// Directories of the control groups to enter.
-    pub(super) groups: Vec<PathBuf>,
+    /// Standard input of a program of the machine; a step has none.
+    pub(super) input: Option<OwnedFd>,
+    /// What the process is for.
+    pub(super) work: Work,
+}
+
+/// What a process is made for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Work {
+    /// A step.
+    Sandbox {
+        /// Directories of the control groups to enter.
+        groups: Vec<PathBuf>,
+    },
+    /// A program of the machine that a step needs beside it.
+    Helper {
+        /// The program by its path, and its arguments.
+        args: Vec<String>,
+    },
+}
+
+impl Work {
+    fn into_groups(self) -> Vec<PathBuf> {
+        match self {
+            Self::Sandbox { groups } => groups,
+            Self::Helper { .. } => Vec::new(),
+        }
+    }
 }
 
 /// Runs as the keeper. Standard input is the socket to the engine.
@@ -50,11 +81,37 @@ pub(super) struct Order {
 pub fn init_main() -> ! {
     let ended = match keep() {
         Ok(None) => Ok(()),
-        Ok(Some(order)) => init::begin(order),
+        Ok(Some(order)) => match order.work {
+            Work::Sandbox { groups } => init::begin(order.socket, order.output, &groups),
+            Work::Helper { args } => Err(help(order.input, &order.output, &args)),
+        },
         Err(error) => Err(error),
     };
     // The engine sees a socket that closed without a reply; there is nobody else to tell.
     sys::exit_now(if ended.is_ok() { 0 } else { 1 })
+}
+
+/// Becomes a program of the machine. Returns only if that failed, which is told on its output.
+fn help(input: Option<OwnedFd>, output: &OwnedFd, args: &[String]) -> io::Error {
+    let ready = || -> io::Result<()> {
+        set_parent_process_death_signal(Some(Signal::KILL))?;
+        if let Some(input) = input {
+            rustix::stdio::dup2_stdin(&input)?;
+        }
+        rustix::stdio::dup2_stdout(output)?;
+        rustix::stdio::dup2_stderr(output)?;
+        sys::reset_signals()
+    };
+    let Some((program, rest)) = args.split_first() else {
+        return io::ErrorKind::InvalidInput.into();
+    };
+    let error = match ready() {
+        Ok(()) => Command::new(program).args(rest).env_clear().exec(),
+        Err(error) => error,
+    };
+    // The other end knows that it failed when the output closes without a sign of success.
+    drop(writeln!(io::stderr(), "{program}: {error}"));
+    error
 }
 
 /// Returns nothing when the engine is gone, and in each new process the order that it was made for.
@@ -65,7 +122,6 @@ fn keep() -> io::Result<Option<Order>> {
     rustix::stdio::dup2_stdin(rustix::fs::open("/dev/null", OFlags::RDONLY, Mode::empty())?)?;
     let mut keeper = Keeper {
         control,
-        own: rustix::fs::open("/proc/self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?,
         kept: Vec::new(),
     };
     loop {
@@ -82,8 +138,6 @@ fn keep() -> io::Result<Option<Order>> {
 
 struct Keeper {
     control: OwnedFd,
-    /// The pid namespace of the engine.
-    own: OwnedFd,
     kept: Vec<Kept>,
 }
 
@@ -190,37 +244,31 @@ impl Keeper {
         Ok(Some(Order {
             socket,
             output,
-            groups: serde_json::from_slice(&bytes[..length])?,
+            input: descriptors.next(),
+            work: serde_json::from_slice(&bytes[..length])?,
         }))
     }
 
     fn start(&mut self, order: Order) -> io::Result<Turn> {
-        match self.fork()? {
+        // The new process, and nothing else, is in the new namespace: the keeper could not go back into one of the machine's from
+        // inside a user namespace.
+        let forked = match &order.work {
+            Work::Sandbox { .. } => sys::fork_into(UnshareFlags::NEWPID).attempt("fork into a process namespace"),
+            Work::Helper { .. } => sys::fork().attempt("fork"),
+        };
+        match forked {
             Ok(Fork::Child) => return Ok(Turn::Child(order)),
             Ok(Fork::Parent(child)) => self.kept.push(Kept {
                 child,
                 handle: pidfd_open(child, PidfdFlags::empty())?,
                 socket: order.socket,
-                groups: order.groups,
+                groups: order.work.into_groups(),
                 state: Life::Running,
             }),
             // Nobody reads it if the engine has changed its mind, and then it matters to nobody.
             Err(failure) => drop(send(fs::File::from(order.socket), &Reply::Failed(failure))),
         }
         Ok(Turn::On)
-    }
-
-    /// Forks the first process of a new pid namespace.
-    fn fork(&self) -> io::Result<Result<Fork, Failure>> {
-        if let Err(failure) = sys::unshare(UnshareFlags::NEWPID).attempt("make a process namespace") {
-            return Ok(Err(failure));
-        }
-        let forked = sys::fork();
-        if !matches!(forked, Ok(Fork::Child)) {
-            // Only the next child lands in the new namespace, and it is there. Without this there could not be another one.
-            move_into_link_name_space(self.own.as_fd(), Some(LinkNameSpaceType::ProcessID))?;
-        }
-        Ok(forked.attempt("fork"))
     }
 
     /// Kills and waits for all that is left, and removes its control groups, which the engine cannot do any more.

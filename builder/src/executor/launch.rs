@@ -21,7 +21,7 @@ use tokio::net::{UnixStream, unix::pipe};
 use tokio::process::{Child, Command};
 
 use super::cgroup::Group;
-use super::keeper::{MAX_ORDER_BYTES, ORDER_DESCRIPTORS};
+use super::keeper::{MAX_ORDER_BYTES, ORDER_DESCRIPTORS, Work};
 use super::{ExecError, INIT_ARGUMENT};
 
 /// Sandboxes that wait for a step. Each is a process, and an empty control group or two.
@@ -115,25 +115,29 @@ impl Launcher {
         let socket = UnixStream::from_std(ours).map_err(start("make a socket"))?;
         let (reader, writer) = io::pipe().map_err(start("make a pipe"))?;
         let printed = pipe::Receiver::from_owned_fd(reader.into()).map_err(start("make a pipe"))?;
-        let order = serde_json::to_vec(group.dirs()).map_err(start("name the control groups"))?;
+        let work = Work::Sandbox {
+            groups: group.dirs().to_vec(),
+        };
         // Our copies close with this function: only the sandbox holds the writing end then, and the output ends with its last
         // process.
-        self.order(&order, [theirs.as_fd(), writer.as_fd()])?;
+        self.order(&work, &[theirs.as_fd(), writer.as_fd()])?;
         Ok(Sandbox { socket, printed, group })
     }
 
-    fn order(&self, order: &[u8], descriptors: [BorrowedFd<'_>; ORDER_DESCRIPTORS]) -> Result<(), ExecError> {
+    /// Orders a process: the first descriptor ends it when its other end closes, the second is its output, a third its input.
+    pub(super) fn order(&self, work: &Work, descriptors: &[BorrowedFd<'_>]) -> Result<(), ExecError> {
+        let order = serde_json::to_vec(work).map_err(start("describe a process"))?;
         debug_assert!(order.len() <= MAX_ORDER_BYTES, "paths of control groups are short");
         let mut keeper = self.keeper();
         if let Some(there) = &*keeper {
-            match there.send(order, descriptors) {
+            match there.send(&order, descriptors) {
                 // Somebody has killed it, and its sandboxes with it.
                 Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => {}
                 sent => return sent.map_err(start("ask for a sandbox")),
             }
         }
         let new = keeper.insert(self.start_keeper()?);
-        new.send(order, descriptors).map_err(start("ask for a sandbox"))
+        new.send(&order, descriptors).map_err(start("ask for a sandbox"))
     }
 
     fn start_keeper(&self) -> Result<Keeper, ExecError> {
@@ -162,10 +166,10 @@ impl Launcher {
 }
 
 impl Keeper {
-    fn send(&self, order: &[u8], descriptors: [BorrowedFd<'_>; ORDER_DESCRIPTORS]) -> Result<(), Errno> {
+    fn send(&self, order: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<(), Errno> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(ORDER_DESCRIPTORS))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        if !ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)) {
+        if !ancillary.push(SendAncillaryMessage::ScmRights(descriptors)) {
             return Err(Errno::NOBUFS);
         }
         let sent = rustix::io::retry_on_intr(|| {

@@ -2,8 +2,8 @@
 //!
 //! A [`Process`] says everything about a step; one function builds every sandbox from it, and nothing in it can weaken the
 //! sandbox except [`Network::Host`], [`Security::Insecure`] and its devices, which users must allow by name.
-//! [`NamespaceExecutor`] is the root tier: new mount, pid, ipc, uts, cgroup and network namespaces, built by children of a
-//! single-threaded process that executes this program again (see [`init_main`]).
+//! [`NamespaceExecutor`] gives it new mount, pid, ipc, uts, cgroup and network namespaces, built by children of a single-threaded
+//! process that executes this program again (see [`init_main`]). It works as root, and as root of a user namespace; see [`tier`].
 //!
 //! # One pipe for both output streams
 //!
@@ -17,6 +17,7 @@
 mod cgroup;
 mod device;
 pub mod emulation;
+mod enter;
 mod init;
 mod insecure;
 mod keeper;
@@ -29,6 +30,8 @@ mod profile;
 mod root;
 mod seccomp;
 mod spec;
+mod standing;
+mod subordinate;
 mod target;
 pub mod tier;
 mod user;
@@ -48,6 +51,8 @@ use crate::snapshot::rootfs::Rootfs;
 pub use keeper::init_main;
 pub use namespace::NamespaceExecutor;
 pub use probe::{Probe, probe};
+pub(crate) use standing::help_for_one_id;
+pub use standing::{Standing, standing};
 
 /// First argument of the hidden re-execution; what sees it calls [`init_main`] before anything else.
 pub const INIT_ARGUMENT: &str = "__sandbox-init";

@@ -22,11 +22,13 @@ use tokio_util::task::TaskTracker;
 
 use super::cgroup::{self, Group};
 use super::launch::{Launcher, Sandbox};
+use super::network::helper::{self, Helped};
 use super::network::{Lease, Networks};
 use super::spec::{self, Failure, NetworkPlan, Reply, Spec, Status, Times};
 use super::{
     DEFAULT_HOSTNAME, ExecError, Executor, ExitReport, Network, Outcome, OutputChunk, Process, Speaker, StepTimes,
 };
+use crate::ids::Ids;
 use crate::phase::Phase;
 use crate::sys;
 
@@ -72,6 +74,11 @@ impl NamespaceExecutor {
         sys::mount_setattr(&program, u64::from(MountAttrFlags::MOUNT_ATTR_RDONLY.bits()), 0)
             .map_err(start("make the program of the init read-only"))?;
         cgroup::sweep();
+        if !Ids::of_process().is_outside() && Group::new().dirs().is_empty() {
+            tracing::warn!(
+                "steps run without limits on memory: no control group is delegated to the user of this server"
+            );
+        }
         let runner = Runner {
             launcher: Launcher::new(program),
             networks: Arc::default(),
@@ -93,6 +100,21 @@ impl NamespaceExecutor {
     }
 }
 
+/// The network of a step, as long as the step runs.
+enum Connection {
+    Own(Lease),
+    Helped(Helped),
+}
+
+impl Connection {
+    fn path(&self) -> Option<PathBuf> {
+        match self {
+            Self::Own(lease) => lease.path(),
+            Self::Helped(helped) => Some(helped.path()),
+        }
+    }
+}
+
 impl Runner {
     async fn execute(
         &self,
@@ -104,7 +126,7 @@ impl Runner {
             return Err(ExecError::Cancelled);
         }
         let began = Instant::now();
-        let lease = self.lease(process.network).await?;
+        let lease = self.connect(process.network).await?;
         let connected = Instant::now();
         let Sandbox { socket, printed, group } = self.launcher.take()?;
         let launched = Instant::now();
@@ -135,10 +157,18 @@ impl Runner {
         Ok(report)
     }
 
-    async fn lease(&self, network: Network) -> Result<Option<Lease>, ExecError> {
-        if network != Network::Default {
-            return Ok(None);
+    async fn connect(&self, network: Network) -> Result<Option<Connection>, ExecError> {
+        match (network, Ids::of_process().is_outside()) {
+            (Network::Default, true) => self.lease().await.map(|lease| Some(Connection::Own(lease))),
+            (Network::Default, false) => {
+                let helped = helper::connect(&self.launcher).await?;
+                Ok(Some(Connection::Helped(helped)))
+            }
+            _ => Ok(None),
         }
+    }
+
+    async fn lease(&self) -> Result<Lease, ExecError> {
         let networks = Arc::clone(&self.networks);
         let lease = tokio::task::spawn_blocking(move || networks.lease())
             .await
@@ -146,14 +176,14 @@ impl Runner {
                 action: "make its network",
                 source: io::Error::other(error),
             })?;
-        lease.map(Some).map_err(|error| ExecError::Network {
+        lease.map_err(|error| ExecError::Network {
             loopback: error.leaves_loopback(),
             reason: error.to_string(),
         })
     }
 
-    fn spec(&self, process: &Process, lease: Option<&Lease>) -> Spec {
-        let network = match (process.network, lease.and_then(Lease::path)) {
+    fn spec(&self, process: &Process, connection: Option<&Connection>) -> Spec {
+        let network = match (process.network, connection.and_then(Connection::path)) {
             (Network::Host, _) => NetworkPlan::Host,
             (Network::Default, Some(path)) => NetworkPlan::Join(path),
             (Network::Default | Network::None, _) => NetworkPlan::Isolated,
@@ -164,6 +194,7 @@ impl Runner {
             hosts: hosts(process),
             resolv_conf: resolv_conf(process.network),
             show_cgroup: cgroup::has_version_2(),
+            ids: Ids::of_process(),
         }
     }
 }

@@ -6,20 +6,22 @@ use proto::platform::Platform;
 use rustix::mount::{FsOpenFlags, fsconfig_set_string, fsopen};
 
 use super::emulation::Handlers;
+use super::network::helper;
 use super::{cgroup, network};
+use crate::ids::Ids;
 
 /// One fact.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Probe {
     /// What was looked at.
     pub name: &'static str,
-    /// Whether the root tier finds what it needs.
+    /// Whether sandboxes of this process's kind find what they need.
     pub ok: bool,
     /// What was found.
     pub found: String,
 }
 
-/// Looks at everything that the root tier needs, without changing anything.
+/// Looks at everything that sandboxes of this process's kind need, without changing anything.
 #[must_use]
 pub fn probe() -> Vec<Probe> {
     vec![root(), overlay(), limits(), network(), emulation()]
@@ -29,7 +31,9 @@ fn root() -> Probe {
     let ok = rustix::process::geteuid().is_root();
     let held = rustix::thread::capabilities(None).map(|sets| sets.effective);
     let admin = held.is_ok_and(|held| held.contains(rustix::thread::CapabilitySet::SYS_ADMIN));
+    let outside = Ids::of_process().is_outside();
     let found = match (ok, admin) {
+        (true, true) if !outside => "root of a user namespace, with SYS_ADMIN",
         (true, true) => "root with SYS_ADMIN",
         (true, false) => "root without SYS_ADMIN",
         (false, _) => "not root",
@@ -56,6 +60,13 @@ fn overlay() -> Probe {
 }
 
 fn limits() -> Probe {
+    if !Ids::of_process().is_outside() && cgroup::Group::new().dirs().is_empty() {
+        return Probe {
+            name: "limits",
+            ok: true,
+            found: "no control group is delegated to this user: steps run without limits on memory".to_owned(),
+        };
+    }
     let v1 = Path::new("/sys/fs/cgroup/pids").is_dir();
     let found = match (cgroup::has_version_2(), v1) {
         (true, _) => "control groups version 2",
@@ -87,6 +98,9 @@ fn emulation() -> Probe {
 
 /// Everything that a network of a step needs is made in a namespace that is thrown away.
 fn network() -> Probe {
+    if !Ids::of_process().is_outside() {
+        return helped_network();
+    }
     let rehearsed = network::rehearse();
     let found = match &rehearsed {
         Ok(found) => format!("steps get networks of their own; {found}"),
@@ -98,6 +112,20 @@ fn network() -> Probe {
     Probe {
         name: "network",
         ok: rehearsed.is_ok(),
+        found,
+    }
+}
+
+/// A program carries the packets of steps.
+fn helped_network() -> Probe {
+    let helper = helper::found();
+    let found = match &helper {
+        Ok(program) => format!("steps get networks of their own through `{}`", program.display()),
+        Err(reason) => format!("steps run with `--network=none` or `--network=host` only: {reason}"),
+    };
+    Probe {
+        name: "network",
+        ok: helper.is_ok(),
         found,
     }
 }

@@ -19,15 +19,16 @@ use rustix::mount::{
 };
 
 use super::mask::Masks;
-use super::spec::{Attempt, Failure, Spec};
+use super::spec::{Attempt, Failure, NetworkPlan, Spec};
 use super::target::{Tree, Want};
 use super::{MountSource, Security, StepMount, device};
+use crate::ids::Ids;
 use crate::snapshot::rootfs::Rootfs;
 use crate::sys;
 
 /// Where the scratch file system is attached: a directory that every host has and that nothing below is needed of. The step's
 /// namespace is private, so the host never sees it.
-const SCRATCH: &str = "/sys";
+pub(super) const SCRATCH: &str = "/sys";
 
 pub(super) const NOSUID: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID;
 pub(super) const NODEV: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NODEV;
@@ -57,7 +58,7 @@ pub(super) struct Entered {
 /// Builds all mounts and enters the root. Must run in a new mount namespace, as pid 1 of a new pid namespace.
 pub(super) fn enter(spec: &Spec) -> Result<Entered, Failure> {
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).attempt("make mounts private")?;
-    let scratch = Scratch::attach()?;
+    let scratch = Scratch::attach(spec.ids)?;
     let process = &spec.process;
     // Devices of an image open nothing in a sandbox.
     let attributes = match process.security {
@@ -116,7 +117,7 @@ impl Entered {
         for mount in kernel {
             let reached = self
                 .tree
-                .reach(&mount.target, Want::Dir)
+                .reach(&mount.target, mount.want)
                 .map_err(|error| unreachable(&mount.target, error))?;
             attach_at(&mount.mount, &reached.fd).attempt(&format!("mount `{}`", mount.target))?;
         }
@@ -188,19 +189,30 @@ fn kernel_mounts(spec: &Spec, scratch: &Scratch) -> Result<(Vec<Detached>, devic
         ("mode", "0620"),
         ("gid", "5"),
     ];
-    let (dev, nodes) = device::directory(&spec.process, &scratch.fresh())?;
+    // The group of terminals has no number where there is only root.
+    let pts = match spec.ids {
+        Ids::One => &pts[..3],
+        Ids::All | Ids::Range => &pts[..],
+    };
+    // The kernel shows itself only to the owner of a network.
+    let is_bare_sys = spec.network == NetworkPlan::Host && !spec.ids.is_outside();
+    let sys = match is_bare_sys {
+        true => new_mount("tmpfs", &[("mode", "0555")], all | RDONLY)?,
+        false => new_mount("sysfs", &[], settings)?,
+    };
+    let (dev, nodes) = device::directory(&spec.process, spec.ids, &scratch.fresh())?;
     let mut mounts = vec![
         ("/proc", new_mount("proc", &[], all)?),
-        ("/sys", new_mount("sysfs", &[], settings)?),
+        ("/sys", sys),
         ("/dev", dev),
-        ("/dev/pts", new_mount("devpts", &pts, NOSUID | NOEXEC)?),
+        ("/dev/pts", new_mount("devpts", pts, NOSUID | NOEXEC)?),
         (
             "/dev/shm",
             new_mount("tmpfs", &[("mode", "1777"), ("size", &shm_bytes)], all)?,
         ),
         ("/dev/mqueue", new_mount("mqueue", &[], all)?),
     ];
-    if spec.show_cgroup {
+    if spec.show_cgroup && !is_bare_sys {
         mounts.push(("/sys/fs/cgroup", new_mount("cgroup2", &[], settings)?));
     }
     let detached = |(target, mount): (&str, OwnedFd)| Detached {
@@ -214,16 +226,18 @@ fn kernel_mounts(spec: &Spec, scratch: &Scratch) -> Result<(Vec<Detached>, devic
 /// A file system in memory for what the engine makes. It is gone when the root is entered; what was mounted from it stays.
 struct Scratch {
     count: std::cell::Cell<u32>,
+    ids: Ids,
 }
 
 impl Scratch {
-    fn attach() -> Result<Self, Failure> {
+    fn attach(ids: Ids) -> Result<Self, Failure> {
         let mount = new_mount("tmpfs", &[("mode", "0700")], NOSUID | NODEV)?;
         move_mount(&mount, "", CWD, SCRATCH, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
             .attempt("attach the scratch space")?;
         fs::create_dir(Path::new(SCRATCH).join("empty")).attempt("make an empty directory")?;
         Ok(Self {
             count: std::cell::Cell::new(0),
+            ids,
         })
     }
 
@@ -272,7 +286,7 @@ impl Scratch {
     fn rootfs(&self, rootfs: &Rootfs, name: &str, attributes: MountAttrFlags) -> Result<OwnedFd, Failure> {
         let mount = match rootfs {
             Rootfs::Directory(path) => clone_of(path, attributes)?,
-            Rootfs::Overlay { lower, upper } => overlay(lower, upper.as_ref(), attributes)?,
+            Rootfs::Overlay { lower, upper } => overlay(lower, upper.as_ref(), attributes, self.ids)?,
         };
         let place = Path::new(SCRATCH).join(name);
         fs::create_dir(&place).attempt("make a mount point")?;
@@ -305,7 +319,10 @@ impl Scratch {
             }
             MountSource::Secret { value, mode, uid, gid } => {
                 let path = self.write(&value.0, *mode)?;
-                std::os::unix::fs::chown(&path, Some(*uid), Some(*gid)).attempt("set the owner of a secret")?;
+                // Where there is only root, everybody who could read it is root.
+                if self.ids != Ids::One {
+                    std::os::unix::fs::chown(&path, Some(*uid), Some(*gid)).attempt("set the owner of a secret")?;
+                }
                 // A change of owner clears set-id bits only; the mode stays.
                 clone_of(&path, RDONLY | NOSUID | NODEV | NOEXEC)?
             }
@@ -348,6 +365,7 @@ fn overlay(
     lower: &[PathBuf],
     upper: Option<&crate::snapshot::rootfs::Upper>,
     attributes: MountAttrFlags,
+    ids: Ids,
 ) -> Result<OwnedFd, Failure> {
     let config = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).attempt("make an overlay")?;
     let set = |key: &str, path: &Path| {
@@ -372,6 +390,10 @@ fn overlay(
         // Without it, unmounting writes out everything that waits on the whole file system of the store. Nothing is lost: what a
         // crash may damage is not taken for a snapshot afterwards, and a snapshot is synced before it counts as one.
         fsconfig_set_flag(&config, "volatile").attempt("make an overlay: volatile")?;
+    }
+    if !ids.is_outside() {
+        // `trusted.*` attributes are for root of the machine.
+        fsconfig_set_flag(&config, "userxattr").attempt("make an overlay: userxattr")?;
     }
     for (key, value) in [("metacopy", "off"), ("redirect_dir", "nofollow"), ("index", "off")] {
         fsconfig_set_string(&config, key, value).attempt(&format!("make an overlay: {key}={value}"))?;

@@ -7,6 +7,9 @@ use std::str::FromStr;
 
 use rustix::thread::CapabilitySet;
 
+use super::enter::{self, Lack};
+use crate::ids::Ids;
+
 /// A kind of sandbox, the best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Tier {
@@ -52,7 +55,9 @@ impl Tier {
     pub fn check(self) -> Result<(), Impossible> {
         let found = match self {
             Self::Root => root(),
-            Self::Rootless | Self::SingleId | Self::Plain => Err("this version has no such sandbox yet".to_owned()),
+            Self::Rootless => inside(Ids::Range),
+            Self::SingleId => inside(Ids::One),
+            Self::Plain => Err("this version has no such sandbox yet".to_owned()),
         };
         found.map_err(|reason| Impossible { tier: self, reason })
     }
@@ -76,6 +81,53 @@ impl FromStr for Tier {
     }
 }
 
+/// Makes this process one that can make sandboxes of the tier that was `asked` for, or else of the best tier that is possible: who is
+/// not root enters a user namespace. To be called by a process that will serve, before it has a second thread.
+///
+/// # Errors
+/// Why the one that was asked for is not possible, or why none is.
+pub fn settle(asked: Option<Tier>) -> Result<(), Impossible> {
+    let candidates = asked.map_or_else(|| TIERS.to_vec(), |tier| vec![tier]);
+    let mut refused = Vec::new();
+    for tier in candidates {
+        let Err(impossible) = tier.check() else { return Ok(()) };
+        refused.push(impossible);
+        if !matches!(tier, Tier::Rootless | Tier::SingleId) {
+            continue;
+        }
+        match enter::enter(tier) {
+            Ok(()) => return Ok(()),
+            Err(lack) => {
+                enter::remember(&lack);
+                refused.push(Impossible {
+                    tier,
+                    reason: with_help(&lack),
+                });
+            }
+        }
+    }
+    // Of several reasons, the one that is nearest to what most machines can offer.
+    let is_root = rustix::process::geteuid().is_root();
+    let wanted = asked.unwrap_or(if is_root { Tier::Root } else { Tier::SingleId });
+    let told = refused.into_iter().rfind(|impossible| impossible.tier == wanted);
+    told.map_or(Ok(()), Err)
+}
+
+fn with_help(lack: &Lack) -> String {
+    match lack.help.as_str() {
+        "" => lack.reason.clone(),
+        help => format!("{}; what would help: {help}", lack.reason),
+    }
+}
+
+/// Root of a user namespace with these ids.
+fn inside(wanted: Ids) -> Result<(), String> {
+    if Ids::now() != wanted {
+        return Err("the server is not in a user namespace for it".to_owned());
+    }
+    administrator()
+}
+
 /// The tier that was `asked` for, or else the best one that is possible.
 ///
 /// # Errors
@@ -89,6 +141,13 @@ pub fn choose(asked: Option<Tier>) -> Result<Tier, Impossible> {
 }
 
 fn root() -> Result<(), String> {
+    if !Ids::now().is_outside() {
+        return Err("inside a user namespace".to_owned());
+    }
+    administrator()
+}
+
+fn administrator() -> Result<(), String> {
     if !rustix::process::geteuid().is_root() {
         return Err("not root".to_owned());
     }

@@ -8,6 +8,8 @@ use std::os::fd::OwnedFd;
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 
+use crate::ids::Ids;
+
 /// Largest `passwd` or `group` file that is read.
 const MAX_BYTES: u64 = 1 << 20;
 /// Largest user or group id.
@@ -20,7 +22,32 @@ pub(super) struct Identity {
     pub(super) gid: u32,
     /// All groups, the primary one first.
     pub(super) groups: Vec<u32>,
+    /// Whether the groups can be set: not where nobody can change them.
+    pub(super) sets_groups: bool,
     pub(super) home: String,
+}
+
+impl Identity {
+    /// The same, as far as there are such users.
+    ///
+    /// # Errors
+    /// Somebody else than root where nobody else is.
+    pub(super) fn within(self, ids: Ids) -> Result<Self, String> {
+        if ids != Ids::One {
+            return Ok(self);
+        }
+        if (self.uid, self.gid) != (0, 0) {
+            let (uid, gid) = (self.uid, self.gid);
+            return Err(format!(
+                "the step runs as user {uid} and group {gid}, but the sandbox `single-id` has no users but root"
+            ));
+        }
+        // The groups of the engine's user stay: nobody can take them from a process in such a namespace.
+        Ok(Self {
+            sets_groups: false,
+            ..self
+        })
+    }
 }
 
 struct Account<'a> {
@@ -60,6 +87,7 @@ pub(super) fn lookup(user: &str, passwd: &str, group: &str) -> Result<Identity, 
         uid,
         gid,
         groups: [vec![gid], others].concat(),
+        sets_groups: true,
         home,
     })
 }
@@ -143,6 +171,7 @@ pub(super) fn read_accounts(root: &OwnedFd, path: &str) -> Result<String, String
 #[cfg(test)]
 mod tests {
     use super::lookup;
+    use crate::ids::Ids;
 
     const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\njoe:x:55:66::/home/joe:/bin/sh\nbad\nbig:x:4294967296:0::/:\n";
     const GROUP: &str = "root:x:0:joe\ngrp:x:77:joe,ann\nown:x:66:joe\n";
@@ -173,6 +202,19 @@ mod tests {
                 Err(message) => message,
             };
             assert_eq!(found, expected, "USER {user}");
+        }
+    }
+
+    #[test]
+    fn without_further_ids_there_is_only_root() {
+        let within = |user, ids| lookup(user, PASSWD, GROUP).unwrap().within(ids);
+        assert!(within("joe", Ids::Range).unwrap().sets_groups);
+        assert!(!within("root", Ids::One).unwrap().sets_groups);
+        for user in ["joe", "root:grp"] {
+            assert!(
+                within(user, Ids::One).unwrap_err().contains("no users but root"),
+                "{user}"
+            );
         }
     }
 }

@@ -21,6 +21,7 @@ use super::merge::{EntryError, Merged};
 use super::place::{self, Place};
 use super::read::{Archive, Member, read_error};
 use super::tar::WHITEOUT;
+use crate::notes;
 
 pub use super::merge::Refusal;
 pub use super::read::TarError;
@@ -450,8 +451,9 @@ pub(crate) fn allowed_xattr(name: &[u8], value: &[u8]) -> Option<Vec<u8>> {
             _ => None,
         };
     }
-    let ours = name.starts_with(b"user.") && !name.starts_with(b"user.overlay.");
-    (ours && name.len() <= 255 && !name.contains(&0)).then(|| value.to_vec())
+    let ours = ["user.overlay.", notes::PREFIX];
+    let theirs = name.starts_with(b"user.") && !ours.iter().any(|prefix| name.starts_with(prefix.as_bytes()));
+    (theirs && name.len() <= 255 && !name.contains(&0)).then(|| value.to_vec())
 }
 
 /// The first thread: decompresses until the end, an error, or nobody listening.

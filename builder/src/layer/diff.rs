@@ -14,9 +14,10 @@ use proto::tree::{EntryKind, RelPath, TreeEntry};
 use rustix::fs::{FileType, Stat};
 
 use super::entry::{Content, LayerEntry};
-use super::facts::{CAPABILITY, Names, as_path, capability, disk_bytes, kind_of, metadata};
+use super::facts::{CAPABILITY, Names, as_path, capability, disk_bytes, kind_of, metadata, recall_owner};
 use super::lower::{Lower, default_directory, is_opaque, is_whiteout, list, open_directory, open_root, stat_below};
 use super::tar::open_below;
+use crate::ids::Ids;
 
 /// What overlayfs leaves when it was mounted with `redirect_dir` or `metacopy`.
 const FEATURES: [&str; 4] = [
@@ -89,7 +90,10 @@ pub fn diff(upper: &Path, lower: &dyn Lower, stubs: &BTreeSet<RelPath>) -> Resul
     let stat = stat_below(&walk.upper, &root).map_err(|error| read_error(&root, error.into()))?;
     let before = lower.entry(&root).map_err(|source| read_error(&root, source))?;
     let before = before.unwrap_or_else(|| default_directory(&root));
-    let now = metadata(&root, &stat, EntryKind::Directory { opaque: false });
+    let mut now = metadata(&root, &stat, EntryKind::Directory { opaque: false });
+    Names::of(&walk.upper)
+        .and_then(|names| recall_owner(&mut now, &walk.upper, &names))
+        .map_err(|source| read_error(&root, source))?;
     // Every file made in `/` touches its time, which no builder keeps; who may enter is another matter.
     if (now.mode, now.uid, now.gid) != (before.mode, before.uid, before.gid) {
         walk.push(now, Content::None);
@@ -175,7 +179,10 @@ impl Walk<'_> {
     ) -> Result<(), DiffError> {
         let failed = |source| read_error(&path, source);
         let opened = open_directory(&self.upper, &path).map_err(|error| failed(error.into()))?;
-        refuse_features(&path, &Names::of(&opened).map_err(failed)?)?;
+        let names = Names::of(&opened).map_err(failed)?;
+        refuse_features(&path, &names)?;
+        let mut now = metadata(&path, stat, EntryKind::Directory { opaque: false });
+        recall_owner(&mut now, &opened, &names).map_err(failed)?;
         drop(opened);
         let inside = match (&before, past) {
             (None, _) => Past::Nothing,
@@ -183,7 +190,6 @@ impl Walk<'_> {
             (Some(_), _) if is_opaque(&self.upper, &path).map_err(failed)? => Past::Replaced,
             (Some(_), _) => Past::Merged,
         };
-        let now = metadata(&path, stat, EntryKind::Directory { opaque: false });
         let at = self.changes.len();
         self.push(now.clone(), Content::None);
         self.directory(&path, inside)?;
@@ -214,10 +220,13 @@ impl Walk<'_> {
             let names = Names::of(&file).map_err(failed)?;
             refuse_features(&path, &names)?;
             now.xattrs.extend(capability(&file, &names).map_err(failed)?);
+            recall_owner(&mut now, &file, &names).map_err(failed)?;
             content = Content::Unhashed {
                 root: Arc::clone(&self.upper),
                 path: as_path(&path).to_owned(),
             };
+        } else if let Some(before) = before.as_ref().filter(|before| before.kind == now.kind) {
+            keep_owner(&mut now, before);
         }
         if before.is_some_and(|before| same_metadata(&before, &now)) {
             let EntryKind::File { size, .. } = now.kind else {
@@ -292,6 +301,13 @@ impl Walk<'_> {
 
     fn push(&mut self, entry: TreeEntry, content: Content) {
         self.changes.push(LayerEntry { entry, content });
+    }
+}
+
+/// What is no file and no directory carries no note of its owner. Where there is only one, nobody can have changed it.
+fn keep_owner(now: &mut TreeEntry, before: &TreeEntry) {
+    if Ids::of_process() == Ids::One {
+        (now.uid, now.gid) = (before.uid, before.gid);
     }
 }
 

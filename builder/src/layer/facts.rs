@@ -13,6 +13,7 @@ use rustix::io::Errno;
 
 use super::lower::open_directory;
 use super::tar::open_below;
+use crate::notes;
 
 /// The one attribute that layers keep.
 pub(super) const CAPABILITY: &str = "security.capability";
@@ -25,9 +26,18 @@ pub(super) fn read_entry(root: &OwnedFd, path: &RelPath, stat: &Stat) -> io::Res
         return Ok(None);
     };
     let mut entry = metadata(path, stat, kind);
-    if matches!(entry.kind, EntryKind::File { .. }) {
-        let file = open_below(root, as_path(path))?;
-        entry.xattrs.extend(capability(&file, &Names::of(&file)?)?);
+    match entry.kind {
+        EntryKind::File { .. } => {
+            let file = open_below(root, as_path(path))?;
+            let names = Names::of(&file)?;
+            entry.xattrs.extend(capability(&file, &names)?);
+            recall_owner(&mut entry, &file, &names)?;
+        }
+        EntryKind::Directory { .. } if notes::are_kept() => {
+            let directory = open_directory(root, path)?;
+            recall_owner(&mut entry, &directory, &Names::of(&directory)?)?;
+        }
+        _ => {}
     }
     Ok(Some(entry))
 }
@@ -35,10 +45,16 @@ pub(super) fn read_entry(root: &OwnedFd, path: &RelPath, stat: &Stat) -> io::Res
 /// The kind of `path` below `root`; nothing for a socket.
 pub(super) fn kind_of(root: &OwnedFd, path: &RelPath, stat: &Stat) -> io::Result<Option<EntryKind>> {
     Ok(Some(match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile => EntryKind::File {
-            size: u64::try_from(stat.st_size).map_err(io::Error::other)?,
-            content: UNREAD,
-        },
+        FileType::RegularFile => {
+            let device = match stat.st_size == 0 && notes::are_kept() {
+                true => notes::device(open_below(root, as_path(path))?)?,
+                false => None,
+            };
+            device.unwrap_or(EntryKind::File {
+                size: u64::try_from(stat.st_size).map_err(io::Error::other)?,
+                content: UNREAD,
+            })
+        }
         FileType::Directory => EntryKind::Directory { opaque: false },
         FileType::Symlink => EntryKind::Symlink {
             target: read_link(root, path)?,
@@ -54,6 +70,15 @@ pub(super) fn kind_of(root: &OwnedFd, path: &RelPath, stat: &Stat) -> io::Result
         FileType::Fifo => EntryKind::Fifo,
         _ => return Ok(None),
     }))
+}
+
+/// Gives the entry of an open file the owner that is noted in it, if one is.
+pub(super) fn recall_owner(entry: &mut TreeEntry, file: impl AsFd, names: &Names) -> io::Result<()> {
+    let is_noted = notes::are_kept() && (entry.uid, entry.gid) == (0, 0) && names.has(notes::OWNER);
+    if is_noted && let Some(owner) = notes::owner(file)? {
+        (entry.uid, entry.gid) = owner;
+    }
+    Ok(())
 }
 
 /// The capability of a file, as an attribute of its entry.

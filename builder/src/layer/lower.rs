@@ -14,9 +14,7 @@ use rustix::io::Errno;
 
 use super::facts;
 use super::tar::open_below;
-
-/// overlayfs' mark of an opaque directory, as root and inside a user namespace.
-pub(super) const OPAQUE: [&str; 2] = ["trusted.overlay.opaque", "user.overlay.opaque"];
+use crate::ids::opaque_mark;
 
 /// What is visible below a layer.
 pub trait Lower {
@@ -290,12 +288,7 @@ pub(super) fn is_opaque(root: &OwnedFd, path: &RelPath) -> io::Result<bool> {
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(false),
         Err(error) => return Err(error.into()),
     };
-    for name in OPAQUE {
-        if facts::xattr(&directory, name)?.is_some_and(|value| value == b"y") {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+    Ok(facts::xattr(&directory, opaque_mark())?.is_some_and(|value| value == b"y"))
 }
 
 #[cfg(test)]

@@ -14,7 +14,9 @@ use proto::tree::{EntryKind, RelPath, TreeEntry};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
-use super::lower::{OPAQUE, open_directory, open_root};
+use super::lower::{open_directory, open_root};
+use crate::ids::opaque_mark;
+use crate::notes;
 
 /// A layer directory being filled.
 pub(super) struct Place {
@@ -49,16 +51,24 @@ impl Place {
         let (parent, name) = self.at(&entry.path)?;
         let node =
             |kind, major, minor| rustix::fs::mknodat(parent, name, kind, Mode::RUSR, rustix::fs::makedev(major, minor));
-        match &entry.kind {
-            EntryKind::Symlink { target } => rustix::fs::symlinkat(OsStr::from_bytes(target), parent, name)?,
-            EntryKind::CharDevice { major, minor } => node(FileType::CharacterDevice, *major, *minor)?,
-            EntryKind::BlockDevice { major, minor } => node(FileType::BlockDevice, *major, *minor)?,
-            EntryKind::Fifo => node(FileType::Fifo, 0, 0)?,
+        let made = match &entry.kind {
+            EntryKind::Symlink { target } => rustix::fs::symlinkat(OsStr::from_bytes(target), parent, name),
+            EntryKind::CharDevice { major, minor } => node(FileType::CharacterDevice, *major, *minor),
+            EntryKind::BlockDevice { major, minor } => node(FileType::BlockDevice, *major, *minor),
+            EntryKind::Fifo => node(FileType::Fifo, 0, 0),
             EntryKind::Whiteout => return Ok(node(FileType::CharacterDevice, 0, 0)?),
             _ => return Err(io::ErrorKind::InvalidInput.into()),
+        };
+        match made {
+            Err(Errno::PERM) if notes::are_kept() => return self.stand_in(entry),
+            made => made?,
         }
-        let (uid, gid) = owner(entry);
-        rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+        let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
+        match rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW) {
+            // Such a file can carry no note either.
+            Err(Errno::INVAL) if notes::are_kept() => {}
+            given => given?,
+        }
         if !matches!(entry.kind, EntryKind::Symlink { .. }) {
             // The name was made above in a directory that only we can enter: it is no link.
             rustix::fs::chmodat(parent, name, Mode::from_raw_mode(entry.mode), AtFlags::empty())?;
@@ -69,6 +79,14 @@ impl Place {
             &times(entry),
             AtFlags::SYMLINK_NOFOLLOW,
         )?)
+    }
+
+    /// An empty file in place of a device that cannot be made.
+    fn stand_in(&mut self, entry: &TreeEntry) -> io::Result<()> {
+        tracing::warn!(path = %entry.path, "a device of a layer is kept in the image, but steps cannot use it: only root can make it");
+        let file = self.file(&entry.path)?;
+        notes::stand_in_for(&file, &entry.kind)?;
+        finish(&file, entry)
     }
 
     /// A further name of the file `target`.
@@ -100,11 +118,7 @@ impl Place {
     pub(super) fn finish_directory(&mut self, entry: &TreeEntry) -> io::Result<()> {
         let directory = open_directory(&self.root, &entry.path)?;
         if entry.kind == (EntryKind::Directory { opaque: true }) {
-            let [ours, in_user_namespace] = OPAQUE;
-            match rustix::fs::fsetxattr(&directory, ours, b"y", XattrFlags::empty()) {
-                Err(Errno::PERM) => rustix::fs::fsetxattr(&directory, in_user_namespace, b"y", XattrFlags::empty())?,
-                result => result?,
-            }
+            rustix::fs::fsetxattr(&directory, opaque_mark(), b"y", XattrFlags::empty())?;
         }
         finish(&directory, entry)
     }
@@ -128,17 +142,12 @@ impl Place {
 /// Gives an open file or directory its owner, mode, attributes and times.
 pub(super) fn finish(file: impl AsFd, entry: &TreeEntry) -> io::Result<()> {
     // In this order: a new owner takes setuid bits and capabilities away, and everything touches the times.
-    let (uid, gid) = owner(entry);
-    rustix::fs::fchown(&file, Some(uid), Some(gid))?;
+    notes::give_to(&file, entry.uid, entry.gid)?;
     rustix::fs::fchmod(&file, Mode::from_raw_mode(entry.mode))?;
     for (name, value) in &entry.xattrs {
         rustix::fs::fsetxattr(&file, name.as_slice(), value, XattrFlags::empty())?;
     }
     Ok(rustix::fs::futimens(&file, &times(entry))?)
-}
-
-fn owner(entry: &TreeEntry) -> (Uid, Gid) {
-    (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid))
 }
 
 fn times(entry: &TreeEntry) -> Timestamps {

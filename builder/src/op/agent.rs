@@ -14,6 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 
+use crate::ids::give;
 use crate::session::Session;
 
 /// Connections of one step at the same time; more of them wait.
@@ -36,7 +37,7 @@ impl AgentSocket {
         let listener = bind(directory.path())?;
         let path = socket_in(directory.path());
         // Nobody else reaches into the directory, so the order of these two does not matter.
-        std::os::unix::fs::chown(&path, Some(access.uid), Some(access.gid))?;
+        give(&path, access.uid, access.gid)?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(access.mode))?;
         let mut tasks = JoinSet::new();
         tasks.spawn(serve(listener, Arc::clone(session), id.to_owned()));

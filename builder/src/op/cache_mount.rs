@@ -20,6 +20,7 @@ use tokio::sync::{OwnedMutexGuard, OwnedRwLockReadGuard, OwnedRwLockWriteGuard, 
 use super::fill;
 use super::work::BuildWork;
 use crate::blocking;
+use crate::ids::give;
 use crate::layers::store_failed;
 use crate::request::BuildError;
 use crate::solve::Inputs;
@@ -160,13 +161,12 @@ impl CacheMounts {
     }
 
     fn make(&self, access: MountAccess) -> Result<TempDir, BuildError> {
-        use rustix::fs::{Gid, Mode, Uid};
+        use rustix::fs::Mode;
         let directory = tempfile::Builder::new()
             .prefix("cache-mount-")
             .tempdir_in(self.store.tmp_dir())
             .map_err(|error| store_failed(&error))?;
-        let owner = (Some(Uid::from_raw(access.uid)), Some(Gid::from_raw(access.gid)));
-        rustix::fs::chown(directory.path(), owner.0, owner.1).map_err(|error| store_failed(&error))?;
+        give(directory.path(), access.uid, access.gid).map_err(|error| store_failed(&error))?;
         rustix::fs::chmod(directory.path(), Mode::from_raw_mode(access.mode)).map_err(|error| store_failed(&error))?;
         Ok(directory)
     }

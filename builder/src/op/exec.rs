@@ -21,6 +21,7 @@ use crate::executor::{
     self, ExecError, ExitReport, MountSource, Outcome, OutputChunk, Process, SecretValue, Speaker, StepDevice,
     StepFile, StepMount,
 };
+use crate::ids::Ids;
 use crate::layer::lower::LowerTrees;
 use crate::layer::tar::WrittenLayer;
 use crate::layer::{diff, tar};
@@ -84,7 +85,7 @@ async fn run_prepared(
     match result {
         Ok(report) if report.outcome == Outcome::Code(0) => commit(work, below, active, report, step).await,
         other => {
-            let error = failure(exec, other, job.cancel.is_cancelled());
+            let error = explain_one_id(failure(exec, other, job.cancel.is_cancelled()));
             // Asked before what the step wrote is removed.
             let error = match job.host.room.is_full() && error.blame != Blame::Canceled {
                 true => room::full(error.note("the disk of the store is full")),
@@ -406,6 +407,15 @@ fn changes(active: &mut Active, trees: &[Arc<Tree>], stubs: &[RelPath]) -> Resul
     stubs::remove(&active.upper, stubs).map_err(|error| store_failed(&error))?;
     active.disk_bytes = Some(changes.disk_bytes);
     Ok(written)
+}
+
+/// Where files have one owner, adds what a step cannot do for that, and what to do about it: programs only say "Invalid argument".
+fn explain_one_id(error: BuildError) -> BuildError {
+    if Ids::of_process() != Ids::One || error.blame != Blame::User {
+        return error;
+    }
+    let note = "its sandbox has no user and no group but root: `chown`, `USER` and programs that change users (`apt-get`, `su`) fail there";
+    error.note(note).help(executor::help_for_one_id())
 }
 
 fn failure(exec: &ExecOp, result: Result<ExitReport, ExecError>, canceled: bool) -> BuildError {

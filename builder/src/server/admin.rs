@@ -13,6 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::{Shared, pruning, verifying};
+use crate::executor::{self, tier::Tier};
 use crate::export::store::read_blob;
 use crate::images::DOCUMENT_LIMIT;
 use crate::room::SnapshotsOf;
@@ -25,7 +26,7 @@ pub struct AdminService(pub Arc<Shared>);
 impl AdminApi for AdminService {
     async fn info(&self, request: Request<v1::InfoRequest>) -> Result<Response<v1::InfoReply>, Status> {
         let probes = match request.into_inner().with_probes {
-            true => self.blocking(|_| Ok(probes())).await?,
+            true => self.blocking(|shared| Ok(probes(shared.host.tier))).await?,
             false => Vec::new(),
         };
         Ok(Response::new(v1::InfoReply {
@@ -171,17 +172,22 @@ impl AdminService {
 }
 
 /// What this machine offers to builds.
-fn probes() -> Vec<v1::info_reply::Probe> {
-    let all = crate::executor::probe()
-        .into_iter()
-        .chain([crate::sources::git::probe()]);
-    let wire = |probe: crate::executor::Probe| v1::info_reply::Probe {
+fn probes(tier: Tier) -> Vec<v1::info_reply::Probe> {
+    let standing = executor::standing(tier);
+    let sandbox = v1::info_reply::Probe {
+        name: "sandbox".to_owned(),
+        ok: true,
+        detail: format!("{tier}: {}", standing.why),
+        help: standing.help.unwrap_or_default(),
+    };
+    let all = executor::probe().into_iter().chain([crate::sources::git::probe()]);
+    let wire = |probe: executor::Probe| v1::info_reply::Probe {
         name: probe.name.to_owned(),
         ok: probe.ok,
         detail: probe.found,
         help: String::new(),
     };
-    all.map(wire).collect()
+    [sandbox].into_iter().chain(all.map(wire)).collect()
 }
 
 fn listed(image: &Image) -> v1::list_images_reply::Image {

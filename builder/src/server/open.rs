@@ -1,5 +1,6 @@
 //! Opens everything a server stands on: the store, its snapshots, the executor, the registry client.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use cache::download::Downloader;
@@ -11,7 +12,7 @@ use tokio::sync::Semaphore;
 use super::{ServeError, ServeOptions};
 use crate::context_trees::ContextTrees;
 use crate::executor::tier::{self, Tier};
-use crate::executor::{Executor, NamespaceExecutor};
+use crate::executor::{self, Executor, NamespaceExecutor};
 use crate::host::{Clock, Host};
 use crate::layers::Layers;
 use crate::op::cache_mount::CacheMounts;
@@ -41,13 +42,14 @@ pub async fn open_host(options: &ServeOptions) -> Result<Host, ServeError> {
     });
     let store = Arc::new(opened.await.map_err(|error| ServeError::Prepare(error.to_string()))??);
     let prepare = |error: &dyn std::error::Error| ServeError::Prepare(error.to_string());
-    let snapshots = OverlaySnapshotter::open(&store.snapshots_dir()).map_err(|error| prepare(&error))?;
+    let tier = tier::choose(options.tier)?;
+    executor::standing(tier).tell();
+    let snapshots = OverlaySnapshotter::open(&snapshots_dir(&store, tier)).map_err(|error| prepare(&error))?;
     let snapshots = snapshots
         .within(Arc::clone(store.budget()))
         .telling(Arc::clone(store.faults()))
         .on_boot(boot_id);
     snapshots.sweep().map_err(|error| prepare(&error))?;
-    let tier = tier::choose(options.tier)?;
     let executor = executor(tier, options)?;
     let registry = Client::new(Patience::default()).map_err(|error| prepare(&error))?;
     let downloader = Downloader::new(Patience::default()).map_err(|error| prepare(&error))?;
@@ -78,12 +80,20 @@ pub async fn open_host(options: &ServeOptions) -> Result<Host, ServeError> {
     })
 }
 
+/// Where a tier keeps what it unpacked: owners of files and marks of overlayfs are not the same in two of them.
+fn snapshots_dir(store: &Store, tier: Tier) -> PathBuf {
+    match tier {
+        Tier::Root => store.snapshots_dir(),
+        other => store.snapshots_dir_of(other.name()),
+    }
+}
+
 fn executor(tier: Tier, options: &ServeOptions) -> Result<Arc<dyn Executor>, ServeError> {
     match tier {
-        Tier::Root => NamespaceExecutor::with_init(&options.sandbox_program)
+        Tier::Root | Tier::Rootless | Tier::SingleId => NamespaceExecutor::with_init(&options.sandbox_program)
             .map(|executor| Arc::new(executor) as Arc<dyn Executor>)
             .map_err(|error| ServeError::Prepare(error.to_string())),
-        Tier::Rootless | Tier::SingleId | Tier::Plain => Err(tier::Impossible {
+        Tier::Plain => Err(tier::Impossible {
             tier,
             reason: "this version has no such sandbox yet".to_owned(),
         }

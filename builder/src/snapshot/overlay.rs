@@ -26,11 +26,12 @@ use cache::budget::Budget;
 use cache::durable::{Faults, NoFaults, Step};
 use cache::remove::{disk_bytes, remove_tree};
 use proto::digest::{ChainId, Digest};
-use rustix::fs::{CWD, Gid, Mode, OFlags, RenameFlags, Uid};
+use rustix::fs::{CWD, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::rootfs::{Rootfs, Upper};
 use super::{Active, SnapshotError, SnapshotInfo, Snapshotter};
+use crate::notes;
 
 const SYNCED: &str = "synced";
 const UNSYNCED: &str = "unsynced-";
@@ -282,6 +283,11 @@ fn chain_of(name: &OsString) -> Option<ChainId> {
     Some(ChainId(digest))
 }
 
+fn open_dir(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?)
+}
+
 /// `fs` and `work`, the former with the root directory's owner and mode of the layer below.
 fn fill_active(dir: &Path, below: Option<&PathBuf>) -> io::Result<()> {
     let upper = dir.join("fs");
@@ -295,9 +301,13 @@ fn fill_active(dir: &Path, below: Option<&PathBuf>) -> io::Result<()> {
         // Said again on purpose: the umask of whoever started us must not get into a layer.
         None => (0o755, 0, 0),
     };
-    if below.is_some() {
-        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-        rustix::fs::chownat(CWD, &upper, Some(uid), Some(gid), rustix::fs::AtFlags::empty())?;
+    if let Some(below) = below {
+        let noted = match notes::are_kept() {
+            true => notes::owner(open_dir(below)?)?,
+            false => None,
+        };
+        let (uid, gid) = noted.unwrap_or((uid, gid));
+        notes::give_to(open_dir(&upper)?, uid, gid)?;
     }
     Ok(rustix::fs::chmod(&upper, Mode::from_raw_mode(mode))?)
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Rootfs {
     /// overlayfs: directories in overlay format (whiteouts are 0:0 character devices, opaque directories carry
-    /// `trusted.overlay.opaque`), topmost first, and where writes go.
+    /// the mark of [`crate::ids::opaque_mark`]), topmost first, and where writes go.
     Overlay {
         /// Read-only layers, topmost first. Empty for a root without a parent.
         lower: Vec<PathBuf>,

@@ -11,5 +11,5 @@ mod process;
 mod security;
 
 pub(crate) use memory::give_back_what_is_free;
-pub(crate) use process::{Fork, close_on_exec_from, execve, exit_now, fork, reset_signals, unshare};
+pub(crate) use process::{Fork, close_on_exec_from, execve, exit_now, fork, fork_into, reset_signals, unshare};
 pub(crate) use security::{FilterOp, explain_netlink_errors, install_filter, mount_setattr};

@@ -13,15 +13,36 @@ pub(crate) enum Fork {
     Parent(Pid),
 }
 
-/// Duplicates the calling process. Only for the single-threaded sandbox init.
+/// Duplicates the calling process. Only for programs with one thread: the keeper, the sandbox init, and `main` before it starts others.
 pub(crate) fn fork() -> io::Result<Fork> {
-    // SAFETY: the init has exactly one thread, so no lock can be held by a thread that the child lacks; the child may run
+    // SAFETY: the caller has exactly one thread, so no lock can be held by a thread that the child lacks; the child may run
     // any code.
     let raw = unsafe { libc::fork() };
     match raw {
         0 => Ok(Fork::Child),
         raw => Pid::from_raw(raw)
             .filter(|_| raw > 0)
+            .map(Fork::Parent)
+            .ok_or_else(io::Error::last_os_error),
+    }
+}
+
+/// Duplicates the calling process into new namespaces. Only for programs with one thread.
+pub(crate) fn fork_into(namespaces: rustix::thread::UnshareFlags) -> io::Result<Fork> {
+    // SAFETY: all fields are numbers, and 0 is a valid value of each.
+    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+    arguments.flags = u64::from(namespaces.bits());
+    arguments.exit_signal = u64::from(libc::SIGCHLD.unsigned_abs());
+    // SAFETY: without flags that share memory and without a stack of its own, the child goes on with a copy of everything, as after
+    // `fork`. There is one thread, so no lock can be held by one that the child lacks. What the C library notes on a fork is its
+    // idea of the thread's id, which it asks the kernel for where it needs it.
+    let raw = unsafe { libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<libc::clone_args>()) };
+    match raw {
+        0 => Ok(Fork::Child),
+        raw => i32::try_from(raw)
+            .ok()
+            .filter(|raw| *raw > 0)
+            .and_then(Pid::from_raw)
             .map(Fork::Parent)
             .ok_or_else(io::Error::last_os_error),
     }

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 const APPLETS: &str = "sh cat ls id env pwd stat echo mkdir touch mount umount unshare ip sleep setsid grep wc df rm ln chmod kill \
-                       hostname mknod true nc wget readlink test find dd seq printf cut sed";
+                       hostname mknod true nc wget readlink test find dd seq printf cut sed head";
 
 /// What this machine lacks for the tests, if anything.
 pub(crate) fn lacking() -> Option<String> {
@@ -31,6 +31,12 @@ pub(crate) fn lacking() -> Option<String> {
 )]
 pub(crate) fn required() -> bool {
     std::env::var("RBUILD_TEST_REQUIRE").is_ok_and(|value| value == "all")
+}
+
+/// Says that a test is skipped.
+pub(crate) fn skip(test: &str, lacking: &str) {
+    let line = format!("SKIPPED {test}: it needs {lacking}\n");
+    std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes()).unwrap();
 }
 
 pub(crate) struct Bench {

@@ -133,7 +133,7 @@ fn processes() -> Vec<(u32, char, u32)> {
     stats.filter_map(parse).collect()
 }
 
-fn children_of(parent: u32) -> Vec<u32> {
+pub(crate) fn children_of(parent: u32) -> Vec<u32> {
     let children = processes().into_iter().filter(|(_, _, of)| *of == parent);
     children.map(|(id, _, _)| id).collect()
 }

@@ -17,6 +17,7 @@ use std::future::Future;
 
 use crate::args::{Cli, Command, ContextCommand, StoreCommand};
 use crate::config::{Config, Environment, ServerChoice};
+use crate::engine;
 use crate::exit::Problem;
 
 /// Runs the command.
@@ -25,6 +26,10 @@ use crate::exit::Problem;
 /// What it was asked for did not happen.
 pub(crate) fn run(cli: Cli) -> Result<(), Problem> {
     let config = Config::new(&cli.server, Environment::of_process())?;
+    if serves(&cli.command, &config) {
+        // Here, where there is one thread: a process with several can not enter a user namespace.
+        engine::settle(config.sandbox)?;
+    }
     match cli.command {
         Command::Build(args) => build::run(&args, &config),
         Command::Check(args) => check::run(&args, std::io::stdin().lock()),
@@ -46,6 +51,18 @@ pub(crate) fn run(cli: Cli) -> Result<(), Problem> {
         Command::Version(args) => wait(&config, store::version(&args, &config)),
         Command::Debug { command } => debug::run(&command),
         Command::Doctor(args) => wait(&config, store::doctor(&args, &config)),
+    }
+}
+
+/// Whether the command runs steps in this process.
+fn serves(command: &Command, config: &Config) -> bool {
+    match command {
+        // With another choice it refuses to serve.
+        Command::Serve(_) => config.server == ServerChoice::OnDemand,
+        Command::Check(_) | Command::Context(_) | Command::Debug { .. } | Command::Login(_) | Command::Logout(_) => {
+            false
+        }
+        _ => config.server == ServerChoice::InProcess,
     }
 }
 

@@ -211,7 +211,7 @@ pub(crate) async fn doctor(args: &FormatArgs, config: &Config) -> Result<(), Pro
             let probes: Vec<_> = info.probes.iter().map(probe).collect();
             format!(
                 "{}\n",
-                json!({"version": info.version, "root": info.root, "probes": probes})
+                json!({"version": info.version, "root": info.root, "sandbox": info.sandbox, "probes": probes})
             )
         }
     })?;

@@ -23,12 +23,14 @@ const AF_INET: u8 = 2;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 
+const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 const RT_TABLE_MAIN: u8 = 254;
 const RTPROT_BOOT: u8 = 3;
 const RT_SCOPE_UNIVERSE: u8 = 0;
 const RTN_UNICAST: u8 = 1;
+const RTN_UNREACHABLE: u8 = 7;
 
 /// The loopback interface has this index in every namespace.
 const LOOPBACK: u32 = 1;
@@ -115,6 +117,22 @@ impl Cable {
 /// Brings the loopback interface of the current network namespace up.
 pub(super) fn loopback_up() -> Result<(), NetlinkError> {
     Socket::open(None)?.ask(&[up(LOOPBACK, "lo")]).map(drop)
+}
+
+/// Brings loopback up in the namespace of `socket`, and makes `networks` of addresses unreachable from there.
+pub(super) fn close_off(socket: &mut Socket, networks: &[(Ipv4Addr, u8)]) -> Result<(), NetlinkError> {
+    let closed = networks.iter().map(|(address, prefix)| unreachable(*address, *prefix));
+    let messages: Vec<Message> = [up(LOOPBACK, "lo")].into_iter().chain(closed).collect();
+    socket.ask(&messages).map(drop)
+}
+
+fn unreachable(address: Ipv4Addr, prefix: u8) -> Message {
+    let mut head = [0; 12];
+    head[..2].copy_from_slice(&[AF_INET, prefix]);
+    head[4..8].copy_from_slice(&[RT_TABLE_MAIN, RTPROT_BOOT, RT_SCOPE_UNIVERSE, RTN_UNREACHABLE]);
+    let attributes = [Attribute::bytes(RTA_DST, address.octets())];
+    let action = format!("close off {address}/{prefix}");
+    Message::new(action, RTM_NEWROUTE, &head, &attributes).with(CREATE)
 }
 
 fn up(index: u32, name: &str) -> Message {

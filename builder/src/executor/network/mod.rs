@@ -5,7 +5,10 @@
 //! does, they are gone. All of it is said to the kernel directly, so no program is needed, and none is started.
 //!
 //! Steps reach neither each other, nor the host, nor link-local addresses (where clouds serve credentials).
+//!
+//! All of that is for root of the machine. For others a program of the machine carries packets, see [`helper`].
 
+pub(super) mod helper;
 mod link;
 mod netlink;
 mod rules;
@@ -37,6 +40,19 @@ pub(super) enum NetworkError {
     /// The kernel would refuse everything.
     #[error("the engine lacks the capability `NET_ADMIN`")]
     NoPrivilege,
+    /// Who is not root cannot make a way out alone.
+    #[error(
+        "neither `pasta` nor `slirp4netns` is installed; `apt-get install passt` or `apt-get install slirp4netns` brings one"
+    )]
+    NoHelper,
+    /// The program that should carry packets ended.
+    #[error("`{name}` failed: {words}")]
+    Helper {
+        /// The program.
+        name: String,
+        /// What it said.
+        words: String,
+    },
     /// The kernel was built without something, or may not load it.
     #[error("this kernel has no {what}: {source}")]
     Missing {
