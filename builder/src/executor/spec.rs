@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Process;
+use super::attach::Manner;
 
 /// Largest message; secrets, the largest part, are limited to 500 KiB each by the language.
 const MAX_MESSAGE_BYTES: u64 = 64 << 20;
@@ -20,6 +21,8 @@ pub(super) struct Spec {
     pub(super) resolv_conf: String,
     /// Whether a version 2 control group hierarchy can be shown.
     pub(super) show_cgroup: bool,
+    /// Who talks to the process; nothing: nobody does.
+    pub(super) manner: Option<Manner>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
