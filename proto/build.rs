@@ -9,8 +9,8 @@ use prost::Message;
     reason = "cargo speaks to build scripts through the environment"
 )]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files =
-        ["tree", "build", "session", "events", "admin", "store"].map(|name| format!("proto/rbuild/v1/{name}.proto"));
+    let files = ["tree", "build", "session", "events", "admin", "exec", "store"]
+        .map(|name| format!("proto/rbuild/v1/{name}.proto"));
     for file in &files {
         println!("cargo:rerun-if-changed={file}");
     }

@@ -261,10 +261,22 @@ fn check_entitlements(request: &BuildRequest, session: &Session, for_others: &En
     if request.network == Network::Host && !request.entitlements.allow(&wanted) {
         return Err(BuildError::user(format!("{wanted} is not allowed")));
     }
+    check_granted(&request.entitlements, session, for_others)
+}
+
+/// Whether the client may grant `granted`.
+///
+/// # Errors
+/// It may not: it is another user, and the server was not told to let others do so.
+pub(crate) fn check_granted(
+    granted: &Entitlements,
+    session: &Session,
+    for_others: &Entitlements,
+) -> Result<(), BuildError> {
     if session.is_same_user() {
         return Ok(());
     }
-    match request.entitlements.iter().find(|asked| !for_others.allow(asked)) {
+    match granted.iter().find(|asked| !for_others.allow(asked)) {
         Some(refused) => Err(BuildError::user(format!("{refused} is not allowed"))
             .note("you are not the user that the build server runs as, and it was not started to allow this to others")
             .help(format!(

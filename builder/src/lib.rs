@@ -18,6 +18,7 @@ pub mod room;
 pub mod fetch;
 pub mod sources;
 pub mod export;
+pub mod inspect;
 pub mod server;
 pub mod session;
 pub mod event;

@@ -375,7 +375,7 @@ impl BuildRequest {
     }
 }
 
-fn entitlements_from_wire(granted: &[String]) -> Result<Entitlements, RequestError> {
+pub(crate) fn entitlements_from_wire(granted: &[String]) -> Result<Entitlements, RequestError> {
     let parsed = granted.iter().map(|word| word.parse());
     parsed
         .collect::<Result<_, UnknownEntitlement>>()
@@ -416,7 +416,7 @@ fn references_from_wire(texts: &[String]) -> Result<Vec<Reference>, RequestError
         .collect()
 }
 
-fn network_from_wire(text: &str) -> Result<Network, RequestError> {
+pub(crate) fn network_from_wire(text: &str) -> Result<Network, RequestError> {
     match text {
         "" | "default" => Ok(Network::Default),
         "none" => Ok(Network::None),

@@ -33,6 +33,10 @@ const MIN_FREE_BYTES: u64 = 20 << 30;
 const MAX_AGE: Duration = Duration::from_secs(60 * 24 * 3600);
 /// What a build that found no room gets at least, if there is so much to collect.
 const ROOM_BYTES: u64 = 1 << 30;
+/// Most that is kept of what failed steps left.
+const KEPT_BYTES: u64 = 5 << 30;
+/// And the part of the limit, or of the disk, that it may be.
+const KEPT_PERCENT: u8 = 10;
 /// With less than this the disk counts as full: not even metadata of file systems fits.
 const FULL_BYTES: u64 = 1 << 20;
 
@@ -121,6 +125,8 @@ struct Inner {
     store: Arc<Store>,
     layers: Layers,
     marks: Marks,
+    /// Most bytes of what failed steps left.
+    kept_bytes: u64,
     /// One collection at a time.
     collecting: Mutex<()>,
     /// How often room was made for builds that had none.
@@ -163,16 +169,18 @@ impl Room {
     /// # Errors
     /// When the store cannot be looked through.
     pub fn new(store: &Arc<Store>, layers: &Layers, marks: Marks) -> io::Result<Self> {
+        let total_bytes = Space::of(store.root())?.total_bytes;
         if let Some(limit) = marks.limit {
-            let total_bytes = Space::of(store.root())?.total_bytes;
             let used_bytes = store.measure_usage()?.used_bytes;
             store.budget().limit_to(limit.of(total_bytes), used_bytes);
         }
+        let most_bytes = marks.limit.map_or(total_bytes, |limit| limit.of(total_bytes));
         Ok(Self {
             inner: Arc::new(Inner {
                 store: Arc::clone(store),
                 layers: layers.clone(),
                 marks,
+                kept_bytes: Amount::Percent(KEPT_PERCENT).of(most_bytes).min(KEPT_BYTES),
                 collecting: Mutex::default(),
                 made: AtomicU64::new(0),
             }),
@@ -211,8 +219,15 @@ impl Room {
         }
     }
 
+    /// How much is kept of what failed steps left, the newest first.
+    #[must_use]
+    pub fn kept_bytes(&self) -> u64 {
+        self.inner.kept_bytes
+    }
+
     fn check(&self) -> Result<(), GcError> {
         let store = &self.inner.store;
+        store.kept().expire().map_err(GcError::List)?;
         let space = Space::of(store.root()).map_err(GcError::List)?;
         let rule = self.inner.marks.on(space.total_bytes);
         let guess = store.guess_usage().map_err(GcError::List)?;

@@ -12,6 +12,7 @@ use proto::record::CacheKey;
 use crate::cache_mounts::MountName;
 use crate::durable::lock;
 use crate::index::{Index, Used};
+use crate::kept::KeptName;
 
 /// A thing that a lease can hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -26,6 +27,8 @@ pub enum Held {
     Layer(DiffId),
     /// A cache mount.
     CacheMount(MountName),
+    /// What a failed step left.
+    Kept(KeptName),
 }
 
 /// All leases of this process.
@@ -116,6 +119,8 @@ impl Lease {
             Held::Chain(chain) => self.leases.index.touch(Used::Chain(chain)),
             Held::Layer(diff_id) => self.leases.index.touch(Used::Blob(diff_id.0)),
             Held::CacheMount(name) => self.leases.index.touch(Used::CacheMount(name)),
+            // It goes by the time when it was kept, however often it was looked into.
+            Held::Kept(_) => {}
         }
     }
 }

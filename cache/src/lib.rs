@@ -18,6 +18,7 @@ pub mod blob;
 pub mod records;
 pub mod trees;
 pub mod images;
+pub mod kept;
 pub mod index;
 pub mod lease;
 pub mod gc;

@@ -21,6 +21,7 @@ use crate::gc::{self, Filter, Freed, GcError, Item, Policy, SnapshotSweep};
 use crate::history::Histories;
 use crate::images::Images;
 use crate::index::{Clock, Index};
+use crate::kept::KeptSteps;
 use crate::lease::{Lease, Leases, Moment};
 use crate::mirrors::Mirrors;
 use crate::records::DiskRecords;
@@ -35,7 +36,7 @@ const POLL: Duration = Duration::from_millis(100);
 /// Most bytes read of the small text files in the root.
 const MAX_TEXT: u64 = 4096;
 /// What a store may hold; a directory with anything else in it, and no version, is somebody's home.
-const NAMES: [&str; 30] = [
+const NAMES: [&str; 31] = [
     "VERSION",
     "lock",
     "blobs",
@@ -56,6 +57,7 @@ const NAMES: [&str; 30] = [
     "tmp",
     "quarantine",
     "cachemounts",
+    "failed",
     "index",
     "server.log",
     "server.sock",
@@ -195,6 +197,7 @@ pub struct Store {
     histories: Histories,
     builds: Builds,
     cache_mounts: CacheMounts,
+    kept: KeptSteps,
     index: Arc<Index>,
     leases: Arc<Leases>,
     // Last: everything else must have ended when the lock goes.
@@ -240,6 +243,7 @@ impl Store {
 
     fn assemble(disk: Arc<Disk>, lock: File, options: &Options) -> Self {
         let index = Arc::new(Index::new(disk.root().join("index"), Arc::clone(&options.clock)));
+        let leases = Arc::new(Leases::new(Arc::clone(&index)));
         Self {
             blobs: DiskBlobs::new(Arc::clone(&disk)),
             records: DiskRecords::new(Arc::clone(&disk), Arc::clone(&index)),
@@ -250,7 +254,13 @@ impl Store {
             builds: Builds::new(Arc::clone(&disk)),
             mirrors: Mirrors::new(disk.root().join("mirrors")),
             cache_mounts: CacheMounts::new(Arc::clone(&disk), Arc::clone(&index)),
-            leases: Arc::new(Leases::new(Arc::clone(&index))),
+            kept: KeptSteps::new(
+                Arc::clone(&disk),
+                Arc::clone(&index),
+                Arc::clone(&leases),
+                options.boot_id.as_deref(),
+            ),
+            leases,
             index,
             disk,
             _lock: lock,
@@ -325,6 +335,12 @@ impl Store {
     #[must_use]
     pub fn cache_mounts(&self) -> &CacheMounts {
         &self.cache_mounts
+    }
+
+    /// What failed steps left.
+    #[must_use]
+    pub fn kept(&self) -> &KeptSteps {
+        &self.kept
     }
 
     /// Times of last use.

@@ -9,10 +9,10 @@ use std::path::Path;
 /// One kind of thing in the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
-    /// `layer blobs`, `snapshots`, `trees`, `records`, `images`, `cache mounts`, `git mirrors`, `builds`, `index`, `damaged`,
-    /// `other`.
+    /// `layer blobs`, `snapshots`, `trees`, `records`, `images`, `cache mounts`, `git mirrors`, `failed steps`, `builds`, `index`,
+    /// `damaged`, `other`.
     pub kind: &'static str,
-    /// Number of files; of snapshots, cache mounts and git mirrors the number of directories directly below.
+    /// Number of files; of snapshots, cache mounts, git mirrors and failed steps the number of directories directly below.
     pub count: u64,
     /// Allocated bytes.
     pub size_bytes: u64,
@@ -21,7 +21,7 @@ pub struct Row {
 }
 
 /// Kinds and the top directories that belong to them; what is in none is `other`.
-const KINDS: [(&str, &[&str]); 10] = [
+const KINDS: [(&str, &[&str]); 11] = [
     ("layer blobs", &["blobs"]),
     (
         "snapshots",
@@ -40,6 +40,7 @@ const KINDS: [(&str, &[&str]); 10] = [
     ("images", &["images"]),
     ("cache mounts", &["cachemounts"]),
     ("git mirrors", &["mirrors"]),
+    ("failed steps", &["failed"]),
     ("builds", &["builds"]),
     ("index", &["index"]),
     ("damaged", &["quarantine"]),
@@ -72,7 +73,7 @@ pub(crate) fn measure(root: &Path) -> io::Result<Vec<Row>> {
         let entry = entry?;
         let kind = kind_of(&entry.file_name().to_string_lossy());
         let (files, size_bytes) = walk(&entry.path(), &mut seen)?;
-        let by_directory = matches!(kind, "snapshots" | "cache mounts" | "git mirrors");
+        let by_directory = matches!(kind, "snapshots" | "cache mounts" | "git mirrors" | "failed steps");
         let count = if by_directory {
             directories(&entry.path())?
         } else {

@@ -135,6 +135,7 @@ fn build_record(name: &str) -> BuildRecord {
             verdict: Verdict::Cached,
             reason: Default::default(),
             duration_ms: 3,
+            diff_ids: Vec::new(),
         }],
     }
 }

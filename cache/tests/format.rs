@@ -97,6 +97,7 @@ fn fill_history(store: &Store, key: CacheKey) {
             verdict: Verdict::Ran,
             reason: ("files".to_owned(), "`f` changed".to_owned()),
             duration_ms: 1_500,
+            diff_ids: Vec::new(),
         }],
     };
     store.builds().put(&build).unwrap();

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::commands::debug::args::DebugCommand;
+use crate::commands::inside::args::{CpArgs, DebugArgs, RunArgs};
 
 /// Builds container images from Dockerfiles.
 #[derive(Debug, Parser)]
@@ -75,12 +75,12 @@ pub(crate) enum Command {
     Explain(ExplainArgs),
     /// Show the versions of client and server
     Version(FormatArgs),
-    /// Show what rbuild makes of a Dockerfile, a word, an ignore file
-    Debug {
-        /// What is looked at
-        #[command(subcommand)]
-        command: DebugCommand,
-    },
+    /// Look into what a step of a build left, or, with a subcommand, at what rbuild makes of a Dockerfile
+    Debug(Box<DebugArgs>),
+    /// Run an image of the store, on files that are thrown away
+    Run(Box<RunArgs>),
+    /// Copy files out of what a step left, or out of an image
+    Cp(CpArgs),
     /// Show what this machine can do for builds, and what would help
     Doctor(FormatArgs),
 }

@@ -20,6 +20,8 @@ pub(crate) enum Blame {
     Bug,
     /// The user asked for it.
     Canceled,
+    /// Nobody: a program that ran inside ended with this code, or could not be run.
+    Program(u8),
 }
 
 impl Blame {
@@ -32,6 +34,7 @@ impl Blame {
             Self::Remote => 4,
             Self::Bug => 70,
             Self::Canceled => 130,
+            Self::Program(code) => code,
         }
     }
 }

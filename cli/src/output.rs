@@ -22,6 +22,8 @@ pub(crate) enum Destination {
     Stdout,
     /// A directory; the bytes are a tar.
     Directory(PathBuf),
+    /// A directory; the bytes are a tar, and files belong to whom it says.
+    WithOwners(PathBuf),
 }
 
 /// One requested result.

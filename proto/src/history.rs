@@ -1,7 +1,7 @@
 //! What builds left behind to explain later ones: the steps of a project, and the record of each build.
 
 use crate::convert::{ConvertError, array};
-use crate::digest::ContentDigest;
+use crate::digest::{ContentDigest, DiffId, Digest};
 use crate::record::CacheKey;
 use crate::v1;
 use crate::v1::stored_build::Verdict as StoredVerdict;
@@ -112,6 +112,8 @@ pub struct BuildStep {
     pub reason: (String, String),
     /// Milliseconds.
     pub duration_ms: u64,
+    /// The layers of its root filesystem, base first; none if it failed.
+    pub diff_ids: Vec<DiffId>,
 }
 
 /// What became of a step.
@@ -293,6 +295,11 @@ impl From<&BuildStep> for v1::stored_build::Step {
             reason_code: step.reason.0.clone(),
             reason: step.reason.1.clone(),
             duration_ms: step.duration_ms,
+            diff_ids: step
+                .diff_ids
+                .iter()
+                .flat_map(|diff_id| diff_id.0.as_bytes().iter().copied())
+                .collect(),
         }
     }
 }
@@ -316,6 +323,11 @@ impl TryFrom<v1::stored_build::Step> for BuildStep {
             verdict,
             reason: (message.reason_code, message.reason),
             duration_ms: message.duration_ms,
+            diff_ids: message
+                .diff_ids
+                .chunks(32)
+                .map(|bytes| Ok(DiffId(Digest::from_bytes(array("diff_ids", bytes)?))))
+                .collect::<Result<_, ConvertError>>()?,
         })
     }
 }
@@ -383,6 +395,7 @@ mod tests {
                     verdict,
                     reason: ("files".to_owned(), "`f` changed".to_owned()),
                     duration_ms: 9,
+                    diff_ids: vec![DiffId(Digest::of(b"base")), DiffId(Digest::of(b"own"))],
                 }],
             };
             assert_eq!(BuildRecord::try_from(v1::StoredBuild::from(&build)), Ok(build));

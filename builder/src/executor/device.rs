@@ -158,7 +158,9 @@ fn make(dev: &OwnedFd, device: &StepDevice, maker: &mut Maker) -> Result<(), Fai
         }
         Maker::Machine { nodes } => {
             if let Some(place) = place()? {
-                nodes.0.push((device.path.clone(), place, mount_of_the_machine(device)?));
+                nodes
+                    .0
+                    .push((device.path.clone(), place, mount_of_the_machine(device)?));
             }
         }
     }

@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, Resource, Rlimit, Signal, WaitOptions, getrlimit, set_parent_process_death_signal, setrlimit, setsid, wait,
+    Pid, PidfdFlags, Resource, Rlimit, Signal, WaitOptions, getrlimit, pidfd_open, set_parent_process_death_signal,
+    setrlimit, setsid, wait,
 };
 use rustix::thread::{
     CapabilitySet, CapabilitySets, Gid, LinkNameSpaceType, Uid, UnshareFlags, clear_ambient_capability_set,
@@ -26,6 +27,7 @@ use rustix::thread::{
 use super::root::{self, Entered};
 use super::spec::{Attempt, Failure, NetworkPlan, Reply, Spec, Status, Times, receive, send};
 use super::target::Want;
+use super::terminal::{Stdio, reap_attached};
 use super::user::{self, Identity};
 use super::{DEFAULT_HOSTNAME, Security, insecure, network, profile, seccomp};
 use crate::ids::Ids;
@@ -51,7 +53,7 @@ pub(super) fn begin(socket: OwnedFd, output: OwnedFd, groups: &[PathBuf]) -> io:
     let socket = UnixStream::from(rustix::io::fcntl_dupfd_cloexec(socket, 3)?);
     let reply = match wait_apart(groups) {
         // An engine that has no step after all closes the socket, and the keeper ends this process.
-        Ok(()) => first(receive(&socket)?),
+        Ok(()) => first(receive(&socket)?, &socket),
         Err(failure) => Err(failure),
     };
     send(&socket, &reply.unwrap_or_else(Reply::Failed))
@@ -95,7 +97,7 @@ fn isolate(network: &NetworkPlan) -> Result<(), Failure> {
 }
 
 /// From the step to its end.
-fn first(mut spec: Spec) -> Result<Reply, Failure> {
+fn first(mut spec: Spec, socket: &UnixStream) -> Result<Reply, Failure> {
     let began = Instant::now();
     isolate(&spec.network)?;
     let hostname = spec.process.hostname.as_deref().unwrap_or(DEFAULT_HOSTNAME);
@@ -119,8 +121,12 @@ fn first(mut spec: Spec) -> Result<Reply, Failure> {
         command,
         security: process.security,
         ids: spec.ids,
+        stdio: match spec.manner {
+            Some(manner) => Some(Stdio::make(manner, &tree, socket)?),
+            None => None,
+        },
     };
-    run(&step, stubs, began.elapsed())
+    run(step, socket, stubs, began.elapsed())
 }
 
 /// Everything that the step's process needs after its fork.
@@ -130,14 +136,16 @@ struct Step {
     command: Command,
     security: Security,
     ids: Ids,
+    /// Nothing: there is nothing to read, and both outputs are one pipe.
+    stdio: Option<Stdio>,
 }
 
-fn run(step: &Step, stubs: Vec<PathBuf>, mounts: Duration) -> Result<Reply, Failure> {
+fn run(step: Step, socket: &UnixStream, stubs: Vec<PathBuf>, mounts: Duration) -> Result<Reply, Failure> {
     let forking = Instant::now();
     let (trouble, report) = UnixStream::pair().attempt("make a socket")?;
     let pid = match sys::fork().attempt("fork")? {
         Fork::Child => {
-            let (code, message) = become_step(step);
+            let (code, message) = become_step(&step);
             // The other end is pid 1, which cannot be gone: then this process would be, too.
             let sent = send(&report, &Trouble { code, message });
             sys::exit_now(if sent.is_ok() { 0 } else { 1 });
@@ -145,6 +153,9 @@ fn run(step: &Step, stubs: Vec<PathBuf>, mounts: Duration) -> Result<Reply, Fail
         Fork::Parent(pid) => pid,
     };
     drop(report);
+    // Its copies are the only ones then: what it closes is closed.
+    let is_attached = step.stdio.is_some();
+    drop(step);
     // The socket closes without a word when the program has been executed.
     let trouble: Option<Trouble> = match receive(&trouble) {
         Ok(trouble) => Some(trouble),
@@ -152,7 +163,12 @@ fn run(step: &Step, stubs: Vec<PathBuf>, mounts: Duration) -> Result<Reply, Fail
         Err(error) => return Err(error).attempt("wait for the program to start"),
     };
     let started = Instant::now();
-    let status = reap(pid)?;
+    let status = if is_attached {
+        let ended = pidfd_open(pid, PidfdFlags::empty()).attempt("watch the step")?;
+        reap_attached(pid, &ended, socket)?
+    } else {
+        reap(pid)?
+    };
     let times = Times {
         mounts,
         start: started.duration_since(forking),
@@ -214,7 +230,10 @@ fn confine(step: &Step) -> Result<(), Failure> {
             "the working directory is outside the root filesystem".to_owned(),
         ));
     }
-    lend_output(&step.identity)?;
+    match &step.stdio {
+        Some(stdio) => stdio.put_on(&step.identity)?,
+        None => lend_output(&step.identity)?,
+    }
     let Some(profile) = profile::of(step.security) else {
         return insecure::keep_privileges(&step.identity);
     };

@@ -14,6 +14,7 @@
 //! What is given up is which of the two a line came from, which no view of a build shows. A terminal would keep the order too,
 //! but then programs see one, and draw colours and progress bars; a socket cannot be opened again as `/dev/stdout`.
 
+pub mod attach;
 mod cgroup;
 mod device;
 pub mod emulation;
@@ -33,6 +34,7 @@ mod spec;
 mod standing;
 mod subordinate;
 mod target;
+mod terminal;
 pub mod tier;
 mod user;
 
@@ -48,6 +50,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::snapshot::rootfs::Rootfs;
 
+pub use attach::Attached;
 pub use keeper::init_main;
 pub use namespace::NamespaceExecutor;
 pub use probe::{Probe, probe};
@@ -217,6 +220,8 @@ impl fmt::Debug for SecretValue {
 pub enum Speaker {
     /// The processes of the step, on standard output or standard error.
     Step,
+    /// The processes of a step that has a standard error of its own, on that.
+    StepErrors,
     /// The executor: why the program could not be executed.
     Executor,
 }
@@ -323,4 +328,23 @@ pub trait Executor: Send + Sync {
         output: mpsc::Sender<OutputChunk>,
         cancel: CancellationToken,
     ) -> BoxFuture<'a, Result<ExitReport, ExecError>>;
+
+    /// As [`Executor::run`], for a process that somebody talks to.
+    ///
+    /// # Errors
+    /// As [`Executor::run`]; a kind of sandbox that has no such processes.
+    fn attach<'a>(
+        &'a self,
+        process: &'a Process,
+        attached: Attached,
+        output: mpsc::Sender<OutputChunk>,
+        cancel: CancellationToken,
+    ) -> BoxFuture<'a, Result<ExitReport, ExecError>> {
+        drop((process, attached, output, cancel));
+        let refused = ExecError::Setup {
+            action: "attach to a process".to_owned(),
+            reason: "this kind of sandbox cannot".to_owned(),
+        };
+        Box::pin(std::future::ready(Err(refused)))
+    }
 }

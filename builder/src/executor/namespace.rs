@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::attach::{self, Attached, Manner};
 use super::cgroup::{self, Group};
 use super::launch::{Launcher, Sandbox};
 use super::network::helper::{self, Helped};
@@ -119,6 +120,7 @@ impl Runner {
     async fn execute(
         &self,
         process: &Process,
+        attached: Option<Attached>,
         output: mpsc::Sender<OutputChunk>,
         cancel: CancellationToken,
     ) -> Result<ExitReport, ExecError> {
@@ -130,13 +132,19 @@ impl Runner {
         let connected = Instant::now();
         let Sandbox { socket, printed, group } = self.launcher.take()?;
         let launched = Instant::now();
-        let spec = self.spec(process, lease.as_ref());
+        let manner = attached.as_ref().map(|attached| attached.manner);
+        let spec = self.spec(process, lease.as_ref(), manner);
         let message = spec::encode(&spec).map_err(|source| ExecError::Start {
             action: "describe the step",
             source,
         })?;
         let (reply, (), ()) = tokio::join!(
-            converse(socket, message, cancel.clone()),
+            async {
+                match attached {
+                    Some(attached) => attach::converse(socket, message, attached, output.clone(), cancel.clone()).await,
+                    None => converse(socket, message, cancel.clone()).await,
+                }
+            },
             forward(printed, output.clone()),
             // After the step was sent: this waits for nothing, and the step runs beside it.
             async { self.launcher.prepare() },
@@ -182,7 +190,7 @@ impl Runner {
         })
     }
 
-    fn spec(&self, process: &Process, connection: Option<&Connection>) -> Spec {
+    fn spec(&self, process: &Process, connection: Option<&Connection>, manner: Option<Manner>) -> Spec {
         let network = match (process.network, connection.and_then(Connection::path)) {
             (Network::Host, _) => NetworkPlan::Host,
             (Network::Default, Some(path)) => NetworkPlan::Join(path),
@@ -195,6 +203,7 @@ impl Runner {
             resolv_conf: resolv_conf(process.network),
             show_cgroup: cgroup::has_version_2(),
             ids: Ids::of_process(),
+            manner,
         }
     }
 }
@@ -210,21 +219,40 @@ impl Executor for NamespaceExecutor {
         output: mpsc::Sender<OutputChunk>,
         cancel: CancellationToken,
     ) -> BoxFuture<'a, Result<ExitReport, ExecError>> {
-        let runner = Arc::clone(&self.runner);
-        let process = process.clone();
-        async move {
-            let cancel = cancel.child_token();
-            let _cancel_on_drop = cancel.clone().drop_guard();
-            let task = self
-                .tasks
-                .spawn(async move { runner.execute(&process, output, cancel).await });
-            let ended = |error| ExecError::Start {
-                action: "run its task",
-                source: io::Error::other(error),
-            };
-            task.await.map_err(ended)?
-        }
-        .boxed()
+        self.start(process, None, output, cancel).boxed()
+    }
+
+    fn attach<'a>(
+        &'a self,
+        process: &'a Process,
+        attached: Attached,
+        output: mpsc::Sender<OutputChunk>,
+        cancel: CancellationToken,
+    ) -> BoxFuture<'a, Result<ExitReport, ExecError>> {
+        self.start(process, Some(attached), output, cancel).boxed()
+    }
+}
+
+impl NamespaceExecutor {
+    /// Runs a step in a task of its own, and waits for it.
+    async fn start(
+        &self,
+        process: &Process,
+        attached: Option<Attached>,
+        output: mpsc::Sender<OutputChunk>,
+        cancel: CancellationToken,
+    ) -> Result<ExitReport, ExecError> {
+        let (runner, process) = (Arc::clone(&self.runner), process.clone());
+        let cancel = cancel.child_token();
+        let _cancel_on_drop = cancel.clone().drop_guard();
+        let task = self
+            .tasks
+            .spawn(async move { runner.execute(&process, attached, output, cancel).await });
+        let ended = |error| ExecError::Start {
+            action: "run its task",
+            source: io::Error::other(error),
+        };
+        task.await.map_err(ended)?
     }
 }
 

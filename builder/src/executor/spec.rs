@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Process;
+use super::attach::Manner;
 use crate::ids::Ids;
 
 /// Largest message; secrets, the largest part, are limited to 500 KiB each by the language.
@@ -23,6 +24,8 @@ pub(super) struct Spec {
     pub(super) show_cgroup: bool,
     /// Those of the engine, and so of the sandbox.
     pub(super) ids: Ids,
+    /// Who talks to the process; nothing: nobody does.
+    pub(super) manner: Option<Manner>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use proto::definition::{ExecOp, Mount, MountAccess, MountKind, Network, Security, VertexId};
+use proto::definition::{ExecOp, Mount, MountAccess, MountKind, VertexId};
+use proto::digest::DiffId;
 use proto::tree::{RelPath, Tree};
 use proto::v1::{self, event::Kind};
 use tokio::sync::mpsc;
@@ -19,9 +20,11 @@ use crate::blocking;
 use crate::event::{STEP_LOG_LIMIT, StepNumber};
 use crate::executor::{
     self, ExecError, ExitReport, MountSource, Outcome, OutputChunk, Process, SecretValue, Speaker, StepDevice,
-    StepFile, StepMount,
+    StepMount,
 };
 use crate::ids::Ids;
+use crate::inspect::keep::{self, Failed};
+use crate::inspect::setup::{network_of, script_of, security_of};
 use crate::layer::lower::LowerTrees;
 use crate::layer::tar::WrittenLayer;
 use crate::layer::{diff, tar};
@@ -56,7 +59,16 @@ pub async fn run(
         ..Held::default()
     };
     let ran = match prepare(work, exec, inputs, step, &mut held).await {
-        Ok(prepared) => run_prepared(work, exec, &below, prepared, step).await,
+        Ok(prepared) => {
+            let failed = Failed {
+                id,
+                number: step,
+                exec,
+                below: &below,
+                binds: std::mem::take(&mut held.binds),
+            };
+            run_prepared(work, failed, prepared).await
+        }
         Err(error) => Err(error),
     };
     let released = held.release(work).await;
@@ -64,13 +76,11 @@ pub async fn run(
     released.map(|()| layer)
 }
 
-async fn run_prepared(
-    work: &BuildWork,
-    exec: &ExecOp,
-    below: &Stack,
-    prepared: Prepared,
-    step: StepNumber,
-) -> Result<Layer, BuildError> {
+/// `if_failed` is what is known of the step, also for those who look into it afterwards.
+async fn run_prepared(work: &BuildWork, if_failed: Failed<'_>, prepared: Prepared) -> Result<Layer, BuildError> {
+    let Failed {
+        exec, below, number, ..
+    } = if_failed;
     let job = &work.job;
     let snapshots = job.host.layers.snapshots();
     let preparing = Phase::Snapshot.start();
@@ -81,16 +91,20 @@ async fn run_prepared(
     let process = process(exec, active.rootfs.clone(), prepared);
     let (output, chunks) = mpsc::channel(OUTPUT_QUEUE);
     let running = job.host.executor.run(&process, output, job.cancel.clone());
-    let (result, ()) = tokio::join!(running, log(work, step, chunks));
+    let (result, ()) = tokio::join!(running, log(work, number, chunks));
     match result {
-        Ok(report) if report.outcome == Outcome::Code(0) => commit(work, below, active, report, step).await,
+        Ok(report) if report.outcome == Outcome::Code(0) => commit(work, below, active, report, number).await,
         other => {
+            let has_run = other.is_ok();
             let error = explain_one_id(failure(exec, other, job.cancel.is_cancelled()));
             // Asked before what the step wrote is removed.
             let error = match job.host.room.is_full() && error.blame != Blame::Canceled {
                 true => room::full(error.note("the disk of the store is full")),
                 false => error,
             };
+            if has_run && !error.full && error.blame != Blame::Canceled {
+                return Err(keep::keep(work, &if_failed, active, error).await?);
+            }
             abandon(work, active).await?;
             Err(error)
         }
@@ -103,6 +117,8 @@ struct Held {
     cache_mounts: StepMounts,
     throw_away: Vec<Active>,
     agents: Vec<AgentSocket>,
+    /// The layers behind bind mounts, in their order.
+    binds: Vec<Vec<DiffId>>,
 }
 
 impl Held {
@@ -140,11 +156,7 @@ fn process(exec: &ExecOp, rootfs: Rootfs, prepared: Prepared) -> Process {
     } = prepared;
     let mut files = Vec::new();
     if let Some(script) = &exec.script {
-        files.push(StepFile {
-            path: format!("/dev/pipes/{}", script.name),
-            bytes: script.data.clone(),
-            mode: 0o755,
-        });
+        files.push(script_of(script));
     }
     env.extend(exec.proxy_env.iter().cloned());
     Process {
@@ -153,16 +165,8 @@ fn process(exec: &ExecOp, rootfs: Rootfs, prepared: Prepared) -> Process {
         cwd: exec.cwd.clone(),
         user: exec.user.clone(),
         hostname: exec.hostname.clone(),
-        network: match exec.network {
-            Network::Default => executor::Network::Default,
-            Network::None => executor::Network::None,
-            Network::Host => executor::Network::Host,
-        },
-        security: match exec.security {
-            Security::Sandbox => executor::Security::Sandbox,
-            Security::Hardened => executor::Security::Hardened,
-            Security::Insecure => executor::Security::Insecure,
-        },
+        network: network_of(exec.network),
+        security: security_of(exec.security),
         devices,
         extra_hosts: exec.extra_hosts.clone(),
         rootfs,
@@ -334,6 +338,7 @@ async fn bind(
         FilesOf::Context(_) => file::context_stack(work, from, source, inputs, step).await?,
     };
     job.host.layers.unpack(&stack, job, step).await?;
+    held.binds.push(stack.diff_ids());
     let snapshots = job.host.layers.snapshots();
     let subpath = PathBuf::from(source.trim_start_matches('/'));
     if writable {

@@ -12,82 +12,29 @@ use proto::v1;
 use proto::v1::explain_reply::{Difference, Step};
 use tonic::Status;
 
+use crate::inspect::find::{self, Words};
 use crate::solve::compare::{self, Side, instruction_of};
 use crate::solve::explain::root_key;
 
-/// Fewer digits are no id of a build where a step could be meant.
-const LEAST_ID: usize = 4;
 /// Differences in one answer: more would not fit into a message.
 const MOST_DIFFERENCES: usize = 10_000;
-/// Builds that are named when one is not found.
-const BUILDS_NAMED: usize = 5;
 
 /// Answers.
 ///
 /// # Errors
 /// No such build or step.
 pub(super) fn explain(store: &Store, request: &v1::ExplainRequest) -> Result<v1::ExplainReply, Status> {
-    let builds = store
-        .builds()
-        .list()
-        .map_err(|error| Status::internal(format!("cannot list the builds: {error}")))?;
-    let last = builds
-        .first()
-        .ok_or_else(|| Status::not_found("no build is remembered in this store"))?;
-    let word = request.build_or_step.as_str();
-    let (build, wanted) = match (word, request.build.as_str()) {
-        ("", "") => (last, request.step.as_str()),
-        ("", id) => (build_of(&builds, id)?, request.step.as_str()),
-        (word, _) if may_be_id(word) && builds.iter().any(|build| build.id.starts_with(word)) => {
-            (build_of(&builds, word)?, "")
-        }
-        (word, _) => (last, word),
+    let words = Words {
+        build: &request.build,
+        step: &request.step,
+        build_or_step: &request.build_or_step,
     };
-    let chosen: Vec<&BuildStep> = build.steps.iter().filter(|step| is_meant(step, wanted)).collect();
-    if chosen.is_empty() && !wanted.is_empty() {
-        let message = format!("build {} has no step `{}`", short(&build.id), wanted.escape_debug());
-        return Err(Status::not_found(message));
-    }
+    let found = find::find(store, &words)?;
+    let (build, chosen) = (&found.build, found.chosen());
     let mut room = MOST_DIFFERENCES;
     let steps = chosen.into_iter().map(|step| step_reply(store, build, step, &mut room));
     let steps = steps.collect();
     Ok(build_reply(build, steps))
-}
-
-fn may_be_id(word: &str) -> bool {
-    (LEAST_ID..=32).contains(&word.len()) && word.bytes().all(|byte| byte.is_ascii_hexdigit())
-}
-
-fn short(id: &str) -> &str {
-    id.get(..12).unwrap_or(id)
-}
-
-fn build_of<'a>(builds: &'a [BuildRecord], id: &str) -> Result<&'a BuildRecord, Status> {
-    let mut found = builds.iter().filter(|build| build.id.starts_with(id));
-    match (found.next(), found.count()) {
-        (Some(build), 0) => Ok(build),
-        (Some(_), others) => Err(Status::not_found(format!(
-            "`{}` begins the ids of {} builds: give more of its digits",
-            id.escape_debug(),
-            others + 1
-        ))),
-        (None, _) => {
-            let last: Vec<&str> = builds.iter().take(BUILDS_NAMED).map(|build| short(&build.id)).collect();
-            Err(Status::not_found(format!(
-                "no build `{}` is remembered, the last ones are {}",
-                id.escape_debug(),
-                last.join(", ")
-            )))
-        }
-    }
-}
-
-/// Whether `wanted` is the number of the step, or is part of its name; no words mean every step.
-fn is_meant(step: &BuildStep, wanted: &str) -> bool {
-    match wanted.strip_prefix('#').unwrap_or(wanted).parse::<u32>() {
-        Ok(number) => step.number == number,
-        Err(_) => step.step.name.contains(wanted),
-    }
 }
 
 fn build_reply(build: &BuildRecord, steps: Vec<Step>) -> v1::ExplainReply {
@@ -257,6 +204,7 @@ mod tests {
             verdict: Verdict::Ran,
             reason: ("no-cache".to_owned(), "--no-cache".to_owned()),
             duration_ms: 1,
+            diff_ids: Vec::new(),
         };
         BuildRecord {
             id: format!("{id:0<32}"),

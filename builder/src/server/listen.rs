@@ -6,6 +6,7 @@ use std::time::Duration;
 use hyper_util::rt::TokioIo;
 use proto::v1::admin_server::AdminServer;
 use proto::v1::build_server::BuildServer;
+use proto::v1::exec_server::ExecServer;
 use proto::v1::session_server::SessionServer;
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::ReceiverStream;
@@ -193,5 +194,8 @@ fn router(shared: &Arc<Shared>) -> tonic::transport::server::Router<Stack<Guard,
         )
         .add_service(
             AdminServer::new(super::admin::AdminService(Arc::clone(shared))).max_decoding_message_size(MESSAGE_LIMIT),
+        )
+        .add_service(
+            ExecServer::new(super::exec::ExecService(Arc::clone(shared))).max_decoding_message_size(MESSAGE_LIMIT),
         )
 }

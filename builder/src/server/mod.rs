@@ -1,6 +1,6 @@
 //! The build server: `rbuild.v1` over a unix socket, or inside one process over memory.
 //!
-//! One file a service: [`builds`], [`sessions`], [`admin`]. What they share is [`Shared`]: the host, the sessions that are
+//! One file a service: [`builds`], [`sessions`], [`admin`], [`exec`]. What they share is [`Shared`]: the host, the sessions that are
 //! connected, the builds that run. Every limit a client could exceed is set here by name.
 
 pub mod admin;
@@ -8,6 +8,7 @@ mod pruning;
 mod verifying;
 pub mod builds;
 mod connections;
+pub mod exec;
 mod explain;
 mod guard;
 pub mod listen;

@@ -50,6 +50,7 @@ pub async fn open_host(options: &ServeOptions) -> Result<Host, ServeError> {
         .telling(Arc::clone(store.faults()))
         .on_boot(boot_id);
     snapshots.sweep().map_err(|error| prepare(&error))?;
+    store.kept().sweep().map_err(|error| prepare(&error))?;
     let executor = executor(tier, options)?;
     let registry = Client::new(Patience::default()).map_err(|error| prepare(&error))?;
     let downloader = Downloader::new(Patience::default()).map_err(|error| prepare(&error))?;

@@ -82,6 +82,21 @@ pub trait Snapshotter: Send + Sync + fmt::Debug {
     /// What the file system reports.
     fn abandon(&self, active: Active) -> Result<(), SnapshotError>;
 
+    /// Puts everything that a snapshot holds into the directory `into`, which is empty, as it is: what a failed step left.
+    ///
+    /// # Errors
+    /// What the file system reports. The snapshot is gone then, too.
+    fn keep(&self, active: Active, into: &Path) -> Result<(), SnapshotError>;
+
+    /// The directory in overlay format in what [`Snapshotter::keep`] put into `kept`.
+    fn kept_dir(&self, kept: &Path) -> PathBuf;
+
+    /// As [`Snapshotter::prepare`], on what [`Snapshotter::keep`] put into `kept`, which lay on `parents`.
+    ///
+    /// # Errors
+    /// As [`Snapshotter::prepare`].
+    fn prepare_on_kept(&self, parents: &[ChainId], kept: &Path) -> Result<Active, SnapshotError>;
+
     /// A read-only root filesystem of `parents`, the chains of all layers from the base upwards.
     ///
     /// # Errors

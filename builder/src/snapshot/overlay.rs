@@ -257,6 +257,25 @@ impl OverlaySnapshotter {
         remove_tree(&self.fd, name.as_ref()).map_err(store(&path))
     }
 
+    /// A writable directory on `lower`, topmost first.
+    fn prepare_on(&self, lower: Vec<PathBuf>) -> Result<Active, SnapshotError> {
+        let dir = self.make_active()?;
+        fill_active(&dir, lower.first()).map_err(store(&dir))?;
+        let upper = dir.join("fs");
+        Ok(Active {
+            rootfs: Rootfs::Overlay {
+                lower,
+                upper: Some(Upper {
+                    dir: upper.clone(),
+                    work: dir.join("work"),
+                }),
+            },
+            upper,
+            disk_bytes: None,
+            dir,
+        })
+    }
+
     fn names(&self) -> Result<Vec<OsString>, SnapshotError> {
         let failed = store(&self.root);
         let entries = std::fs::read_dir(&self.root).map_err(&failed)?;
@@ -322,22 +341,29 @@ impl Snapshotter for OverlaySnapshotter {
     }
 
     fn prepare(&self, parents: &[ChainId]) -> Result<Active, SnapshotError> {
-        let lower = self.lowers(parents)?;
-        let dir = self.make_active()?;
-        fill_active(&dir, lower.first()).map_err(store(&dir))?;
-        let upper = dir.join("fs");
-        Ok(Active {
-            rootfs: Rootfs::Overlay {
-                lower,
-                upper: Some(Upper {
-                    dir: upper.clone(),
-                    work: dir.join("work"),
-                }),
-            },
-            upper,
-            disk_bytes: None,
-            dir,
-        })
+        self.prepare_on(self.lowers(parents)?)
+    }
+
+    fn keep(&self, active: Active, into: &Path) -> Result<(), SnapshotError> {
+        let to = self.kept_dir(into);
+        let moved = self
+            .before(Step::Rename {
+                from: &active.upper,
+                to: &to,
+            })
+            .and_then(|()| std::fs::rename(&active.upper, &to).map_err(store(&to)));
+        let discarded = self.discard(&active.dir);
+        moved.and(discarded)
+    }
+
+    fn kept_dir(&self, kept: &Path) -> PathBuf {
+        kept.join("fs")
+    }
+
+    fn prepare_on_kept(&self, parents: &[ChainId], kept: &Path) -> Result<Active, SnapshotError> {
+        let mut lower = self.lowers(parents)?;
+        lower.insert(0, self.kept_dir(kept));
+        self.prepare_on(lower)
     }
 
     fn commit(&self, active: Active, chain: &ChainId) -> Result<(), SnapshotError> {

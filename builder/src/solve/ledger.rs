@@ -10,13 +10,14 @@ use cache::history::Remembered;
 use cache::store::Store;
 use proto::canonical::SCHEMA;
 use proto::definition::{Definition, VertexId};
-use proto::digest::ContentDigest;
+use proto::digest::{ContentDigest, DiffId};
 use proto::history::{BuildStep, History, PastStep, Series, SeriesName, Verdict};
 use proto::miss::MissReason;
 use proto::record::CacheKey;
 
 use super::history::{is_step, pair, past_step, series};
 use crate::event::StepNumber;
+use crate::stack::Stack;
 
 /// The version that makes keys now.
 pub const ENGINE: &str = env!("CARGO_PKG_VERSION");
@@ -55,6 +56,7 @@ struct Entry {
     verdict: Verdict,
     reason: Option<MissReason>,
     duration: Duration,
+    diff_ids: Vec<DiffId>,
 }
 
 /// A step that ran.
@@ -70,6 +72,8 @@ pub struct Ran {
     pub reason: MissReason,
     /// How long it took.
     pub duration: Duration,
+    /// The layers of its result; none if it failed.
+    pub diff_ids: Vec<DiffId>,
 }
 
 impl Past {
@@ -122,13 +126,14 @@ impl Ledger {
     }
 
     /// Notes that the result of a step was known.
-    pub fn cached(&self, id: VertexId, number: StepNumber, key: CacheKey) {
+    pub fn cached(&self, id: VertexId, number: StepNumber, key: CacheKey, stack: &Stack) {
         let entry = Entry {
             number,
             key: Some(key),
             verdict: Verdict::Cached,
             reason: None,
             duration: Duration::ZERO,
+            diff_ids: stack.diff_ids(),
         };
         // A build that starts again finds what it made itself a moment ago.
         self.entries().entry(id).or_insert(entry);
@@ -142,6 +147,7 @@ impl Ledger {
             verdict: ran.verdict,
             reason: Some(ran.reason),
             duration: ran.duration,
+            diff_ids: ran.diff_ids,
         };
         self.entries().insert(id, entry);
     }
@@ -165,6 +171,7 @@ impl Ledger {
                     (reason.code().to_owned(), reason.to_string())
                 }),
                 duration_ms: u64::try_from(entry.duration.as_millis()).unwrap_or(u64::MAX),
+                diff_ids: entry.diff_ids.clone(),
             }
         };
         let mut steps: Vec<BuildStep> = entries.iter().map(step).collect();

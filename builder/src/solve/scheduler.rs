@@ -84,6 +84,6 @@ fn report_hits(solve: &Solve, hits: &BTreeMap<VertexId, Output>) {
             .events
             .start_step(&vertex.name, vertex.lines.map_or(0, |(first, _)| first));
         solve.events.finish_step(step, end, Duration::ZERO);
-        solve.ledger.cached(*id, step, output.key);
+        solve.ledger.cached(*id, step, output.key, &output.stack);
     }
 }

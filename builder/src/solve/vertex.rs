@@ -174,7 +174,7 @@ async fn board(solve: &Solve, wanted: &Wanted<'_>, report: &Report) -> Result<Tu
             solve.results.keep(&output);
             let step = report.start();
             report.end(StepEnd::Cached);
-            solve.ledger.cached(id, step, key);
+            solve.ledger.cached(id, step, key, &output.stack);
             return Ok(Turn::Found(Box::new(output)));
         }
         match boarding {
@@ -301,6 +301,9 @@ async fn work(
         verdict,
         reason,
         duration,
+        diff_ids: result
+            .as_ref()
+            .map_or_else(|_| Vec::new(), |output| output.stack.diff_ids()),
     };
     solve.ledger.ran(id, ran);
     result.map_err(|error| match error.blame {

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::io;
 
-use super::SnapshotSweep;
 use super::filter::{Filter, Subject, meets_all};
 use super::survey::{Facts, Survey, files, things_of_variant};
 use super::thing::{Kind, Thing, things_of};
+use super::{SnapshotSweep, failed};
 use crate::store::Store;
 
 /// Something that takes room.
@@ -62,6 +62,9 @@ pub(super) fn list(store: &Store, snapshots: Option<&dyn SnapshotSweep>, filters
     }
     for (name, facts) in files(store, "quarantine")? {
         items.push(damaged(name, facts));
+    }
+    for step in store.kept().list()? {
+        items.push(failed::item(store, &step));
     }
     items.retain(|item| {
         let subject = Subject {

@@ -7,6 +7,7 @@ mod thing;
 mod filter;
 mod survey;
 mod candidates;
+mod failed;
 mod sweep;
 mod list;
 
@@ -126,17 +127,18 @@ pub(crate) fn collect(store: &Store, policy: &Policy, snapshots: Option<&dyn Sna
         Err(error) if error.is_full() => tracing::debug!(%error, "collecting before what is pending is durable"),
         Err(error) => return Err(error.into()),
     }
-    let survey = Survey::of(store, snapshots).map_err(GcError::List)?;
     let rows = usage::measure(store.root()).map_err(GcError::List)?;
-    let before_bytes: u64 = rows.iter().map(|row| row.size_bytes).sum();
+    let mut freed = Freed {
+        before_bytes: rows.iter().map(|row| row.size_bytes).sum(),
+        ..Freed::default()
+    };
+    // Before the rest is looked at: the layers below it stay as long as it does.
+    failed::collect(store, policy, &mut freed).map_err(GcError::List)?;
     let mut sweep = Sweep {
         store,
         snapshots,
-        survey,
-        freed: Freed {
-            before_bytes,
-            ..Freed::default()
-        },
+        survey: Survey::of(store, snapshots).map_err(GcError::List)?,
+        freed,
     };
     sweep.run(policy).map_err(GcError::List)?;
     store.index().flush();
@@ -190,6 +192,11 @@ pub(crate) fn usage(store: &Store, snapshots: Option<&dyn SnapshotSweep>) -> io:
     }
     for build in store.builds().files()? {
         add("builds", build.bytes);
+    }
+    for step in store.kept().list()? {
+        if !failed::is_in_use(store, &step) {
+            add(Kind::FailedStep.row(), step.bytes);
+        }
     }
     Ok(rows)
 }

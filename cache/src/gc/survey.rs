@@ -68,6 +68,7 @@ impl Survey {
         survey.find_records(store)?;
         survey.mark_images(store)?;
         survey.mark_leases(store);
+        survey.mark_kept(store)?;
         Ok(survey)
     }
 
@@ -134,6 +135,7 @@ impl Survey {
                 Held::Chain(chain) => vec![Thing::Snapshot(chain)],
                 Held::Layer(diff_id) => vec![Thing::Tree(diff_id), Thing::Forms(diff_id)],
                 Held::CacheMount(name) => vec![Thing::CacheMount(name)],
+                Held::Kept(_) => Vec::new(),
                 Held::Record(key) => {
                     self.kept_records.insert(key);
                     // Also one that is not durable yet, and so not among those found: on a full disk it stays so.
@@ -144,6 +146,22 @@ impl Survey {
             self.in_use.extend(&things);
             self.kept.extend(things);
         }
+    }
+
+    /// What a failed step left is worth nothing without the layers that it lies on.
+    fn mark_kept(&mut self, store: &Store) -> io::Result<()> {
+        for step in store.kept().list()? {
+            for stack in &step.stacks {
+                let mut chain = None;
+                for diff_id in stack {
+                    let top = ChainId::append(chain, *diff_id);
+                    let things = [Thing::Snapshot(top), Thing::Tree(*diff_id), Thing::Forms(*diff_id)];
+                    self.kept.extend(things);
+                    chain = Some(top);
+                }
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn idle_ms(&self, facts: &Facts) -> u64 {

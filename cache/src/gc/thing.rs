@@ -23,6 +23,8 @@ pub enum Kind {
     CacheMount,
     /// A git repository, as far as it was fetched.
     GitMirror,
+    /// What a failed step left.
+    FailedStep,
     /// A file with wrong bytes.
     Damaged,
 }
@@ -38,6 +40,7 @@ impl Kind {
             Self::Tree => "tree",
             Self::CacheMount => "cache-mount",
             Self::GitMirror => "git-mirror",
+            Self::FailedStep => "failed-step",
             Self::Damaged => "damaged",
         }
     }
@@ -51,6 +54,7 @@ impl Kind {
             Self::Tree => "trees",
             Self::CacheMount => "cache mounts",
             Self::GitMirror => "git mirrors",
+            Self::FailedStep => "failed steps",
             Self::Damaged => "damaged",
         }
     }
@@ -65,6 +69,7 @@ impl Kind {
             "tree" => &[Self::Tree],
             "cache-mount" | "exec.cachemount" => &[Self::CacheMount],
             "git-mirror" | "source.git.checkout" => &[Self::GitMirror],
+            "failed-step" => &[Self::FailedStep],
             "damaged" => &[Self::Damaged],
             "regular" => &[Self::Record, Self::Blob, Self::Snapshot, Self::Tree],
             "source.local" | "internal" | "frontend" => &[],

@@ -7,6 +7,7 @@ mod context;
 pub(crate) mod debug;
 mod explain;
 mod images;
+pub(crate) mod inside;
 mod login;
 mod serve;
 mod store;
@@ -49,7 +50,12 @@ pub(crate) fn run(cli: Cli) -> Result<(), Problem> {
         Command::Store(StoreCommand::Verify(args)) => wait(&config, verify::run(&args, &config)),
         Command::Explain(args) => wait(&config, explain::run(args, &config)),
         Command::Version(args) => wait(&config, store::version(&args, &config)),
-        Command::Debug { command } => debug::run(&command),
+        Command::Debug(args) => match &args.command {
+            Some(command) => debug::run(command),
+            None => wait(&config, inside::look(*args, &config)),
+        },
+        Command::Run(args) => wait(&config, inside::run(*args, &config)),
+        Command::Cp(args) => wait(&config, inside::copy(args, &config)),
         Command::Doctor(args) => wait(&config, store::doctor(&args, &config)),
     }
 }

@@ -225,7 +225,7 @@ async fn attach<W: Write>(
 }
 
 /// 32 hex digits that nobody else has.
-fn build_id() -> Result<String, Problem> {
+pub(crate) fn build_id() -> Result<String, Problem> {
     let mut bytes = [0_u8; 16];
     std::fs::File::open("/dev/urandom")
         .and_then(|mut file| file.read_exact(&mut bytes))

@@ -135,7 +135,7 @@ fn from_stdin(file: Option<&Path>, mut stdin: impl Read) -> Result<MainContext, 
     let mut notice = None;
     let description = match engine::tar_in(&spool)? {
         Some(tar) => {
-            let unpacked = extract::extract(tar, &root);
+            let unpacked = extract::extract(tar, &root, extract::Owners::Invoker);
             unpacked.map_err(|error| Problem::usage(format!("the context from stdin: {error}")))?;
             // As for all contexts that are not a directory of the user: the Dockerfile is inside, and nothing is ignored.
             let mut description = dockerfile::read(&root, file.map(|file| root.join(file)).as_deref())?;

@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 
 use tempfile::NamedTempFile;
 
-use super::extract::{self, Extracted};
+use super::extract::{self, Extracted, Owners};
 use crate::output::Destination;
 
 /// Chunks that wait for the disk: with messages under 1 MiB, a bound for memory too.
@@ -189,9 +189,13 @@ fn write(destination: &Destination, mut chunks: Chunks) -> Result<Option<Extract
             write_file(path, &mut chunks).map_err(|error| format!("`{}`: {error}", path.display()))?;
             Ok(None)
         }
-        Destination::Directory(path) => {
+        Destination::Directory(path) | Destination::WithOwners(path) => {
+            let owners = match destination {
+                Destination::WithOwners(_) => Owners::Archive,
+                _ => Owners::Invoker,
+            };
             let shown = |error: &dyn std::fmt::Display| format!("`{}`: {error}", path.display());
-            let extracted = extract::extract(&mut chunks, path).map_err(|error| shown(&error))?;
+            let extracted = extract::extract(&mut chunks, path, owners).map_err(|error| shown(&error))?;
             // Padding after the end mark of the archive: read it, so that the sender is not cut off.
             io::copy(&mut chunks, &mut io::sink()).map_err(|error| shown(&error))?;
             Ok(Some(extracted))

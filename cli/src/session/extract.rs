@@ -1,7 +1,8 @@
 //! A tar of an exported file tree into a directory of the user. The archive comes from an image, so from strangers.
 //!
 //! Nothing is written through a link: directories on the way are opened one by one without following, files are written
-//! under a temporary name and renamed over what is there. Files belong to the invoking user, as with other builders.
+//! under a temporary name and renamed over what is there. Files belong to the invoking user, as with other builders, unless
+//! [`Owners`] say otherwise.
 //! Devices are left out and counted: they need root, and nobody exports an image's `/dev` on purpose.
 
 use std::fs::File;
@@ -11,7 +12,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use proto::tree::{PathError, RelPath};
-use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 
 use crate::beneath::{self, BeneathError};
@@ -45,11 +46,20 @@ pub(crate) struct Extracted {
     pub(crate) devices_skipped: u64,
 }
 
+/// Whose the files are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Owners {
+    /// The user who unpacks them.
+    Invoker,
+    /// As the archive says, for which one must be root.
+    Archive,
+}
+
 /// Unpacks `archive` into `directory`, which is created if needed. What is there and not in the archive stays.
 ///
 /// # Errors
 /// [`ExtractError`]; what was unpacked so far stays.
-pub(crate) fn extract(archive: impl Read, directory: &Path) -> Result<Extracted, ExtractError> {
+pub(crate) fn extract(archive: impl Read, directory: &Path, owners: Owners) -> Result<Extracted, ExtractError> {
     std::fs::create_dir_all(directory)?;
     let root = beneath::open_root(directory)?;
     let mut extracted = Extracted::default();
@@ -59,7 +69,7 @@ pub(crate) fn extract(archive: impl Read, directory: &Path) -> Result<Extracted,
     for entry in archive.entries()? {
         let mut entry = entry?;
         let path = RelPath::parse(&entry.path_bytes())?;
-        let meta = Meta::of(entry.header())?;
+        let meta = Meta::of(entry.header(), owners)?;
         match entry.header().entry_type() {
             tar::EntryType::Directory => {
                 make_directory(root.as_fd(), &path)?;
@@ -96,10 +106,16 @@ fn link_name(entry: &tar::Entry<'_, impl Read>, path: &RelPath) -> Result<Vec<u8
 struct Meta {
     mode: Mode,
     times: Timestamps,
+    owner: Option<(Uid, Gid)>,
 }
 
 impl Meta {
-    fn of(header: &tar::Header) -> Result<Self, std::io::Error> {
+    fn of(header: &tar::Header, owners: Owners) -> Result<Self, std::io::Error> {
+        let id = |id: u64| u32::try_from(id).map_err(std::io::Error::other);
+        let owner = match owners {
+            Owners::Invoker => None,
+            Owners::Archive => Some((Uid::from_raw(id(header.uid()?)?), Gid::from_raw(id(header.gid()?)?))),
+        };
         let seconds = i64::try_from(header.mtime()?).map_err(std::io::Error::other)?;
         let time = Timespec {
             tv_sec: seconds,
@@ -111,7 +127,24 @@ impl Meta {
                 last_access: time,
                 last_modification: time,
             },
+            owner,
         })
+    }
+
+    /// Gives away what is open. Before its mode is set: giving a file away takes set-id bits from it.
+    fn give(&self, fd: impl AsFd) -> rustix::io::Result<()> {
+        match self.owner {
+            Some((uid, gid)) => rustix::fs::fchown(fd, Some(uid), Some(gid)),
+            None => Ok(()),
+        }
+    }
+
+    /// Gives away what is called `name`.
+    fn give_at(&self, parent: BorrowedFd<'_>, name: &str) -> rustix::io::Result<()> {
+        match self.owner {
+            Some((uid, gid)) => rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW),
+            None => Ok(()),
+        }
     }
 }
 
@@ -140,6 +173,7 @@ fn finish_directory(root: BorrowedFd<'_>, path: &RelPath, meta: &Meta) -> Result
     }
     let directory = open_directory(root, path)?;
     let failed = |errno| BeneathError::io(path, errno);
+    meta.give(&directory).map_err(failed)?;
     rustix::fs::fchmod(&directory, meta.mode).map_err(failed)?;
     rustix::fs::futimens(&directory, &meta.times).map_err(failed)?;
     Ok(())
@@ -160,6 +194,7 @@ fn write_file(
         if std::io::copy(content, &mut file)? != size {
             return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
         }
+        meta.give(&file).map_err(failed)?;
         rustix::fs::fchmod(&file, meta.mode).map_err(failed)?;
         rustix::fs::futimens(&file, &meta.times).map_err(failed)?;
         Ok(())
@@ -170,6 +205,7 @@ fn make_symlink(root: BorrowedFd<'_>, path: &RelPath, meta: &Meta, target: &[u8]
     placed(root, path, |parent, name| {
         let failed = |errno| BeneathError::io(path, errno);
         rustix::fs::symlinkat(target, parent, name).map_err(failed)?;
+        meta.give_at(parent, name).map_err(failed)?;
         rustix::fs::utimensat(parent, name, &meta.times, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
         Ok(())
     })
@@ -189,6 +225,8 @@ fn make_hardlink(root: BorrowedFd<'_>, path: &RelPath, target: &RelPath) -> Resu
 fn make_fifo(root: BorrowedFd<'_>, path: &RelPath, meta: &Meta) -> Result<(), ExtractError> {
     placed(root, path, |parent, name| {
         rustix::fs::mknodat(parent, name, rustix::fs::FileType::Fifo, meta.mode, 0)
+            .map_err(|errno| BeneathError::io(path, errno))?;
+        meta.give_at(parent, name)
             .map_err(|errno| BeneathError::io(path, errno))?;
         Ok(())
     })
@@ -254,7 +292,7 @@ mod tests {
         }
 
         fn extract(self, directory: &Path) -> Result<Extracted, ExtractError> {
-            extract(self.0.into_inner().unwrap().as_slice(), directory)
+            extract(self.0.into_inner().unwrap().as_slice(), directory, Owners::Invoker)
         }
     }
 
@@ -339,7 +377,7 @@ mod tests {
     fn damaged_archives_are_errors() {
         let directory = tempfile::tempdir().unwrap();
         let archive = Archive::new().file("a", "content").0.into_inner().unwrap();
-        let cut = extract(&archive[..514], directory.path());
+        let cut = extract(&archive[..514], directory.path(), Owners::Invoker);
         assert!(matches!(cut, Err(ExtractError::Archive(_))), "{cut:?}");
         assert!(!directory.path().join("a").exists());
     }

@@ -214,7 +214,7 @@ fn write_output(
     remarks: &Remarks,
 ) {
     let shown = match &destination {
-        Destination::Directory(path) => path.display().to_string(),
+        Destination::Directory(path) | Destination::WithOwners(path) => path.display().to_string(),
         _ => String::new(),
     };
     let mut delivery = Delivery::start(destination);
