@@ -55,7 +55,11 @@ pub async fn open_host(options: &ServeOptions) -> Result<Host, ServeError> {
     let downloader = Downloader::new(Patience::default()).map_err(|error| prepare(&error))?;
     let others = TIERS.into_iter().map(|other| snapshots_dir(&store, other));
     let others = others.filter(|other| *other != snapshots_dir(&store, tier) && other.is_dir());
-    let layers = Layers::beside(Arc::clone(&store), snapshots, others.collect());
+    let others: Vec<PathBuf> = others.collect();
+    for path in &others {
+        tracing::info!(path = %path.display(), "snapshots of another kind of sandbox: they are read, and never collected");
+    }
+    let layers = Layers::beside(Arc::clone(&store), snapshots, others);
     let (for_room, layers_for_room, marks) = (Arc::clone(&store), layers.clone(), options.marks);
     let room = tokio::task::spawn_blocking(move || Room::new(&for_room, &layers_for_room, marks));
     let room = room
