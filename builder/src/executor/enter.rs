@@ -10,7 +10,7 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{CWD, Mode};
 use rustix::mount::{
@@ -24,6 +24,7 @@ use super::root::{NODEV, NOEXEC, NOSUID, SCRATCH, new_mount};
 use super::spec::Failure;
 use super::subordinate::{Range, find_program, first_free, map, name_of, ranges};
 use super::tier::Tier;
+use crate::ids::Ids;
 use crate::sys::{self, Fork};
 
 /// Why a user namespace cannot be had, and what would change that.
@@ -43,24 +44,46 @@ impl Lack {
 }
 
 /// Why this process is in a lesser namespace than it might be.
-static LESSER: OnceLock<Lack> = OnceLock::new();
+static LESSER: Mutex<Option<Lack>> = Mutex::new(None);
 
-/// Notes why a better namespace could not be had.
-pub(super) fn remember(lack: &Lack) {
-    // The first one counts: nothing is tried twice.
-    LESSER.get_or_init(|| lack.clone());
+/// Notes why a better namespace could not be had. The last one counts: it is about the best that was not had.
+pub(super) fn remember(lack: Lack) {
+    *LESSER.lock().unwrap_or_else(PoisonError::into_inner) = Some(lack);
 }
 
 /// What [`remember`] was told.
-pub(super) fn remembered() -> Option<&'static Lack> {
-    LESSER.get()
+pub(super) fn remembered() -> Option<Lack> {
+    LESSER.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+/// Stays root of the namespace that somebody else made, with mounts of its own. There must be one thread.
+pub(super) fn stay() -> Result<(), Lack> {
+    let apart = || sys::unshare(UnshareFlags::NEWNS).map_err(|error| refused("have mounts of its own", &error));
+    rehearse(|| apart().and_then(|()| try_mounts()))?;
+    apart()
 }
 
 /// Enters the namespace that `tier` needs. There must be one thread.
 pub(super) fn enter(tier: Tier) -> Result<(), Lack> {
     let plan = Plan::new(tier)?;
-    plan.rehearse()?;
+    rehearse(|| plan.carry_out().and_then(|()| try_mounts()))?;
     plan.carry_out()
+}
+
+/// Does something in a child, so that nothing of it stays.
+fn rehearse(work: impl FnOnce() -> Result<(), Lack>) -> Result<(), Lack> {
+    let failed = |error: io::Error| Lack::new(format!("nothing can be tried: {error}"), "");
+    let (mut from_child, to_parent) = io::pipe().map_err(failed)?;
+    match sys::fork().map_err(failed)? {
+        Fork::Child => {
+            drop(from_child);
+            tell(&to_parent, work())
+        }
+        Fork::Parent(child) => {
+            drop(to_parent);
+            hear(&mut from_child, child)
+        }
+    }
 }
 
 /// What is mapped, and how.
@@ -75,26 +98,17 @@ impl Plan {
     fn new(tier: Tier) -> Result<Self, Lack> {
         let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         let further = match tier {
+            // What such a namespace has, it was given by whoever made it.
+            Tier::Rootless if !Ids::now().is_outside() => {
+                return Err(Lack::new(
+                    "this server was started in a user namespace without further ids",
+                    "to start it outside of that, or in one with a range",
+                ));
+            }
             Tier::Rootless => Some(further(&name_of(uid))?),
             _ => None,
         };
         Ok(Self { uid, gid, further })
-    }
-
-    /// Enters the namespace in a child, and tries there what sandboxes will need.
-    fn rehearse(&self) -> Result<(), Lack> {
-        let failed = |error: io::Error| Lack::new(format!("nothing can be tried: {error}"), "");
-        let (mut from_child, to_parent) = io::pipe().map_err(failed)?;
-        let child = match sys::fork().map_err(failed)? {
-            Fork::Child => {
-                let outcome = self.carry_out().and_then(|()| try_mounts());
-                drop(from_child);
-                tell(&to_parent, outcome);
-            }
-            Fork::Parent(child) => child,
-        };
-        drop(to_parent);
-        hear(&mut from_child, child)
     }
 
     fn carry_out(&self) -> Result<(), Lack> {
@@ -334,5 +348,5 @@ fn numbers(map: &str) -> Vec<[u32; 3]> {
 
 /// What a user who has become root of a namespace lacked for further ids; nothing if there would be some.
 pub(super) fn lack_of_further(name: &str) -> Option<Lack> {
-    remembered().cloned().or_else(|| further(name).err())
+    remembered().or_else(|| further(name).err())
 }

@@ -41,7 +41,7 @@ pub fn standing(tier: Tier) -> Standing {
             ),
         },
         Tier::Plain => match enter::remembered() {
-            Some(lack) => (lack.reason.clone(), Some(lack.help.clone())),
+            Some(lack) => (lack.reason, Some(lack.help)),
             None => ("nothing better was asked for, or is possible".to_owned(), None),
         },
     };

@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::OnceLock;
 
 use rustix::thread::CapabilitySet;
 
@@ -88,29 +89,36 @@ impl FromStr for Tier {
 /// Why the one that was asked for is not possible, or why none is.
 pub fn settle(asked: Option<Tier>) -> Result<(), Impossible> {
     let candidates = asked.map_or_else(|| TIERS.to_vec(), |tier| vec![tier]);
-    let mut refused = Vec::new();
+    let mut last = None;
     for tier in candidates {
-        let Err(impossible) = tier.check() else { return Ok(()) };
-        refused.push(impossible);
-        if !matches!(tier, Tier::Rootless | Tier::SingleId) {
-            continue;
-        }
-        match enter::enter(tier) {
-            Ok(()) => return Ok(()),
-            Err(lack) => {
-                enter::remember(&lack);
-                refused.push(Impossible {
-                    tier,
-                    reason: with_help(&lack),
-                });
+        match settle_as(tier) {
+            Ok(()) => {
+                // Nothing else settles this process, and nothing settles twice.
+                SETTLED.get_or_init(|| tier);
+                return Ok(());
             }
+            // Of several reasons, the one that is nearest to what most machines can offer.
+            Err(impossible) if asked.is_some() || tier <= Tier::SingleId => last = Some(impossible),
+            Err(_) => {}
         }
     }
-    // Of several reasons, the one that is nearest to what most machines can offer.
-    let is_root = rustix::process::geteuid().is_root();
-    let wanted = asked.unwrap_or(if is_root { Tier::Root } else { Tier::SingleId });
-    let told = refused.into_iter().rfind(|impossible| impossible.tier == wanted);
-    told.map_or(Ok(()), Err)
+    last.map_or(Ok(()), Err)
+}
+
+/// What [`settle`] found.
+static SETTLED: OnceLock<Tier> = OnceLock::new();
+
+fn settle_as(tier: Tier) -> Result<(), Impossible> {
+    let settled = match (tier, tier.check()) {
+        (Tier::Rootless | Tier::SingleId, Ok(())) => enter::stay(),
+        (Tier::Rootless | Tier::SingleId, Err(_)) => enter::enter(tier),
+        (Tier::Root | Tier::Plain, checked) => return checked,
+    };
+    settled.map_err(|lack| {
+        let reason = with_help(&lack);
+        enter::remember(lack);
+        Impossible { tier, reason }
+    })
 }
 
 fn with_help(lack: &Lack) -> String {
@@ -135,6 +143,9 @@ fn inside(wanted: Ids) -> Result<(), String> {
 pub fn choose(asked: Option<Tier>) -> Result<Tier, Impossible> {
     if let Some(tier) = asked {
         return tier.check().map(|()| tier);
+    }
+    if let Some(tier) = SETTLED.get() {
+        return tier.check().map(|()| *tier);
     }
     let best = TIERS.into_iter().find(|tier| tier.check().is_ok());
     best.map_or_else(|| Tier::Root.check().map(|()| Tier::Root), Ok)

@@ -10,6 +10,7 @@
 
 mod arrive;
 mod damage;
+mod elsewhere;
 mod known;
 pub mod encode;
 mod piped;
@@ -17,6 +18,7 @@ mod tree_cache;
 mod verify;
 
 use std::io::Read;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cache::blob::BlobStore;
@@ -58,6 +60,8 @@ pub struct Layers {
 struct Inner {
     store: Arc<Store>,
     snapshots: Arc<OverlaySnapshotter>,
+    /// Directories of snapshots that other kinds of sandboxes left in the store.
+    elsewhere: Vec<PathBuf>,
     trees: Mutex<TreeCache>,
     /// Blobs that are being downloaded.
     downloads: Turns<Digest>,
@@ -72,10 +76,17 @@ impl Layers {
     /// The layers of `store`, with their snapshots in `snapshots`.
     #[must_use]
     pub fn new(store: Arc<Store>, snapshots: OverlaySnapshotter) -> Self {
+        Self::beside(store, snapshots, Vec::new())
+    }
+
+    /// The same, beside snapshots `elsewhere`, which other kinds of sandboxes left.
+    #[must_use]
+    pub fn beside(store: Arc<Store>, snapshots: OverlaySnapshotter, elsewhere: Vec<PathBuf>) -> Self {
         Self {
             inner: Arc::new(Inner {
                 store,
                 snapshots: Arc::new(snapshots),
+                elsewhere,
                 trees: Mutex::default(),
                 downloads: Turns::default(),
                 unpacking: Turns::default(),
@@ -131,7 +142,7 @@ impl Layers {
         self.hold(Held::Layer(layer.info.diff_id));
         let unpacked =
             || self.inner.snapshots.contains(&chain) && self.inner.store.trees().contains(layer.info.diff_id);
-        unpacked() || self.local_form(&layer.info).is_some()
+        unpacked() || self.local_form(&layer.info).is_some() || self.adopt(layer, chain)
     }
 
     /// Whether the store has a blob, which stays for this build then. One that cannot be read counts as absent: it is fetched or
@@ -276,7 +287,11 @@ impl Layers {
 
     /// The entries of a committed snapshot, their bytes in its directory.
     fn snapshot_entries(&self, chain: ChainId, tree: &Tree) -> Result<Vec<LayerEntry>, BuildError> {
-        let directory = self.open_layer_dir(chain)?;
+        Ok(Self::entries_in(&self.open_layer_dir(chain)?, tree))
+    }
+
+    /// The entries of `tree`, their bytes in `directory`.
+    fn entries_in(directory: &Arc<SnapshotDir>, tree: &Tree) -> Vec<LayerEntry> {
         let entry = |entry: &proto::tree::TreeEntry| LayerEntry {
             content: if matches!(entry.kind, proto::tree::EntryKind::File { .. }) {
                 directory.content(&entry.path)
@@ -285,7 +300,7 @@ impl Layers {
             },
             entry: entry.clone(),
         };
-        Ok(tree.entries().iter().map(entry).collect())
+        tree.entries().iter().map(entry).collect()
     }
 
     /// The directory of a committed snapshot, for reading files of it.

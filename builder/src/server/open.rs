@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 
 use super::{ServeError, ServeOptions};
 use crate::context_trees::ContextTrees;
-use crate::executor::tier::{self, Tier};
+use crate::executor::tier::{self, TIERS, Tier};
 use crate::executor::{self, Executor, NamespaceExecutor};
 use crate::host::{Clock, Host};
 use crate::layers::Layers;
@@ -54,7 +54,13 @@ pub async fn open_host(options: &ServeOptions) -> Result<Host, ServeError> {
     let executor = executor(tier, options)?;
     let registry = Client::new(Patience::default()).map_err(|error| prepare(&error))?;
     let downloader = Downloader::new(Patience::default()).map_err(|error| prepare(&error))?;
-    let layers = Layers::new(Arc::clone(&store), snapshots);
+    let others = TIERS.into_iter().map(|other| snapshots_dir(&store, other));
+    let others = others.filter(|other| *other != snapshots_dir(&store, tier) && other.is_dir());
+    let others: Vec<PathBuf> = others.collect();
+    for path in &others {
+        tracing::info!(path = %path.display(), "snapshots of another kind of sandbox: they are read, and never collected");
+    }
+    let layers = Layers::beside(Arc::clone(&store), snapshots, others);
     let (for_room, layers_for_room, marks) = (Arc::clone(&store), layers.clone(), options.marks);
     let room = tokio::task::spawn_blocking(move || Room::new(&for_room, &layers_for_room, marks));
     let room = room

@@ -15,7 +15,7 @@ pub(crate) const TIER_ARGUMENT: &str = "__tier";
 const OTHERS: [(Tier, Further); 2] = [(Tier::Rootless, Further::Ids), (Tier::SingleId, Further::Nothing)];
 
 /// Tests that say something about root alone, and why.
-const ROOT_ONLY: [(&str, &str); 8] = [
+const ROOT_ONLY: [(&str, &str); 7] = [
     ("an_insecure_step_may_what_the_engine_may", "makes a device node"),
     ("an_insecure_step_has_devices_of_the_machine", "makes a device node"),
     ("a_device_appears_as_it_is_described", "makes a device node"),
@@ -23,7 +23,6 @@ const ROOT_ONLY: [(&str, &str); 8] = [
     ("a_step_reaches_other_machines_and_nothing_near", "a network by netlink"),
     ("a_step_does_not_reach_the_host_over_ipv6", "a network by netlink"),
     ("steps_do_not_reach_each_other", "a network by netlink"),
-    ("start_up_is_fast", "a network by netlink"),
 ];
 /// Tests in which a step is somebody else than root.
 const OF_SEVERAL_IDS: [&str; 3] = [
