@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use builder::snapshot::overlay::OverlaySnapshotter;
@@ -35,6 +36,34 @@ fn names(dir: &Path) -> Vec<String> {
         .collect();
     names.sort();
     names
+}
+
+#[test]
+fn what_a_failed_step_left_is_kept_elsewhere_and_lies_on_its_parents() {
+    let (dir, snapshots) = store();
+    let base = commit(&snapshots, &[], "base");
+    snapshots.sync().unwrap();
+    let active = snapshots.prepare(&[base]).unwrap();
+    std::fs::write(active.upper.join("half"), "half").unwrap();
+    rustix::fs::chmod(&active.upper, Mode::from_raw_mode(0o710)).unwrap();
+    let kept = dir.path().join("kept");
+    std::fs::create_dir(&kept).unwrap();
+    snapshots.keep(active, &kept).unwrap();
+    assert_eq!(snapshots.others().unwrap(), [""; 0], "nothing of it is left here");
+    snapshots.sweep().unwrap();
+    assert_eq!(names(&snapshots.kept_dir(&kept)), ["half"]);
+    let again = snapshots.prepare_on_kept(&[base], &kept).unwrap();
+    let Rootfs::Overlay { lower, upper } = &again.rootfs else {
+        panic!("{:?}", again.rootfs)
+    };
+    assert_eq!(*lower, [snapshots.kept_dir(&kept), snapshots.layer_dir(&base)]);
+    assert_eq!(upper.as_ref().unwrap().dir, again.upper);
+    let mode = std::fs::metadata(&again.upper).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o710, "the root directory is as the step left it");
+    snapshots.abandon(again).unwrap();
+    assert_eq!(names(&snapshots.kept_dir(&kept)), ["half"]);
+    let missing = snapshots.prepare_on_kept(&[chain("none")], &kept);
+    assert!(matches!(missing, Err(SnapshotError::Missing(_))));
 }
 
 #[test]

@@ -27,6 +27,7 @@
 //! | `snapshots-*/` | the same, of other kinds of sandboxes: owners and marks of their files differ | by hand |
 //! | `cachemounts/<BLAKE3>[-<n>]/` | what steps keep from build to build; `n` is a further copy for another step at the same time | collection |
 //! | `cachemounts/<BLAKE3>[-<n>].about` | `StoredCacheMount`, sealed: what the directory is; missing for those of older versions | collection |
+//! | `failed/<build>-<step>/` | the builder's, and `record`, a `StoredKept`, sealed, never synced: what a failed step left, and what it had | an hour, collection, restart of the machine |
 //! | `mirrors/<key>/` | a bare git repository: what was fetched of one remote; its file `rbuild-used` has the time of last use | collection |
 //! | `usage` | text: bytes in use, bytes free then, when that was, bytes that no collection gives back; a hint | anything |
 //! | `server.log` | the server's words | |

@@ -472,7 +472,7 @@ pub(crate) struct PruneArgs {
     #[arg(short, long)]
     pub(crate) force: bool,
     /// Drop only what meets all of these: until=24h (not used for so long), type=TYPE, id=START, inuse=BOOL, description=WORDS; `!=` for the opposite.
-    /// Types: record, blob, snapshot, tree, cache-mount, git-mirror, damaged, and BuildKit's regular, exec.cachemount, source.git.checkout
+    /// Types: record, blob, snapshot, tree, cache-mount, git-mirror, failed-step, damaged, and BuildKit's regular, exec.cachemount, source.git.checkout
     #[arg(long = "filter", value_name = "KEY=VALUE")]
     pub(crate) filters: Vec<String>,
 }

@@ -178,6 +178,7 @@ fn a_failing_step_shows_its_line_its_code_and_its_last_words() {
             error: process "/bin/sh -c echo one; echo two; exit 7" did not complete successfully: exit code: 7
               --> Dockerfile:3:1
                3 | RUN echo one; echo two; exit 7
+            help: look at what it left: `rbuild debug [build] 5`
         "#]],
     );
 }
@@ -192,11 +193,12 @@ fn a_step_that_a_signal_ends_says_which() {
         &["."],
         1,
         &expect![[r#"
-        error: process "/bin/sh -c kill -9 $$" did not complete successfully: exit code: 137
-          --> Dockerfile:2:1
-           2 | RUN kill -9 $$
-        note: signal 9 ended it
-    "#]],
+            error: process "/bin/sh -c kill -9 $$" did not complete successfully: exit code: 137
+              --> Dockerfile:2:1
+               2 | RUN kill -9 $$
+            note: signal 9 ended it
+            help: look at what it left: `rbuild debug [build] 4`
+        "#]],
     );
 }
 
@@ -209,11 +211,12 @@ fn a_program_that_is_not_there_is_named() {
         &place,
         &["."],
         1,
-        &expect![[r##"
-        error: process "/no/such x" did not complete successfully: exit code: 127
-          --> Dockerfile:2:1
-           2 | RUN ["/no/such", "x"]
-    "##]],
+        &expect![[r#"
+            error: process "/no/such x" did not complete successfully: exit code: 127
+              --> Dockerfile:2:1
+               2 | RUN ["/no/such", "x"]
+            help: look at what it left: `rbuild debug [build] 4`
+        "#]],
     );
 }
 
@@ -226,11 +229,12 @@ fn a_shell_that_is_not_there_is_named() {
         &place,
         &["."],
         1,
-        &expect![[r##"
-        error: process "/bin/sh -c true" did not complete successfully: exit code: 127
-          --> Dockerfile:2:1
-           2 | RUN true
-    "##]],
+        &expect![[r#"
+            error: process "/bin/sh -c true" did not complete successfully: exit code: 127
+              --> Dockerfile:2:1
+               2 | RUN true
+            help: look at what it left: `rbuild debug [build] 2`
+        "#]],
     );
 }
 

@@ -27,6 +27,13 @@ fn the_marks_of_the_store_are_explained() {
 }
 
 #[test]
+fn the_ways_to_look_inside_are_explained() {
+    check(&["debug", "--help"], &expect_file!["golden/debug.txt"]);
+    check(&["run", "--help"], &expect_file!["golden/run.txt"]);
+    check(&["cp", "--help"], &expect_file!["golden/cp.txt"]);
+}
+
+#[test]
 fn help_is_a_command_too() {
     check(&["help", "build"], &expect_file!["golden/build.txt"]);
 }

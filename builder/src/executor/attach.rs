@@ -15,7 +15,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::spec::{self, Reply};
@@ -86,6 +86,8 @@ pub struct Attached {
     pub manner: Manner,
     /// The signal that asks it to end, if it is not SIGTERM: an image may say another one.
     pub stop_signal: Option<u8>,
+    /// Told when there is a process to talk to.
+    pub started: Option<oneshot::Sender<()>>,
     /// Bytes for it; closed: there are no more.
     pub input: mpsc::Receiver<Bytes>,
     /// Everything else for it.
@@ -137,7 +139,7 @@ impl Ends {
 pub(super) async fn converse(
     socket: UnixStream,
     message: Vec<u8>,
-    attached: Attached,
+    mut attached: Attached,
     output: mpsc::Sender<OutputChunk>,
     cancel: CancellationToken,
 ) -> io::Result<Option<Reply>> {
@@ -171,7 +173,15 @@ pub(super) async fn converse(
     };
     match ends {
         None => reading.await?,
-        Some(ends) => talk(reading, ends, attached, &writer, &output).await?,
+        Some(ends) => {
+            if let Some(started) = attached.started.take() {
+                // Not everybody wants to know.
+                if started.send(()).is_err() {
+                    tracing::trace!("nobody waited for the process");
+                }
+            }
+            talk(reading, ends, attached, &writer, &output).await?;
+        }
     }
     spec::decode(&bytes)
 }

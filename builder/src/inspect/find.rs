@@ -1,8 +1,9 @@
 //! Which build, and which of its steps: the words that every command takes.
 
+use std::io;
+
 use cache::store::Store;
 use proto::history::{BuildRecord, BuildStep};
-use tonic::Status;
 
 /// Fewer digits are no id of a build where something else could be meant.
 const LEAST_ID: usize = 4;
@@ -10,6 +11,41 @@ const LEAST_ID: usize = 4;
 const BUILDS_NAMED: usize = 5;
 /// The word for the last build.
 const LATEST: &str = "latest";
+
+/// Why nothing was found.
+#[derive(Debug, thiserror::Error)]
+pub enum FindError {
+    /// The store knows no build at all.
+    #[error("no build is remembered in this store")]
+    NoBuilds,
+    /// No id begins so.
+    #[error("no build `{}` is remembered, the last ones are {}", id.escape_debug(), last.join(", "))]
+    NoSuchBuild {
+        /// What was said.
+        id: String,
+        /// Ids of the last builds, as people read them.
+        last: Vec<String>,
+    },
+    /// Several ids begin so.
+    #[error("`{}` begins the ids of {count} builds: give more of its digits", id.escape_debug())]
+    SeveralBuilds {
+        /// What was said.
+        id: String,
+        /// How many.
+        count: usize,
+    },
+    /// The build has no such step.
+    #[error("build {build} has no step `{}`", step.escape_debug())]
+    NoSuchStep {
+        /// The id of the build, as people read it.
+        build: String,
+        /// What was said.
+        step: String,
+    },
+    /// The builds cannot be listed.
+    #[error("cannot list the builds: {0}")]
+    List(#[from] io::Error),
+}
 
 /// What somebody said. What is empty was not said.
 #[derive(Debug, Clone, Copy)]
@@ -49,11 +85,9 @@ impl Found {
 ///
 /// # Errors
 /// No such build or step.
-pub fn find(store: &Store, words: &Words<'_>) -> Result<Found, Status> {
-    let builds = list(store)?;
-    let last = builds
-        .first()
-        .ok_or_else(|| Status::not_found("no build is remembered in this store"))?;
+pub fn find(store: &Store, words: &Words<'_>) -> Result<Found, FindError> {
+    let builds = store.builds().list()?;
+    let last = builds.first().ok_or(FindError::NoBuilds)?;
     let (build, wanted) = match (words.build_or_step, words.build) {
         ("", "" | LATEST) => (last, words.step),
         ("", id) => (build_of(&builds, id)?, words.step),
@@ -66,8 +100,10 @@ pub fn find(store: &Store, words: &Words<'_>) -> Result<Found, Status> {
         wanted: wanted.to_owned(),
     };
     if found.chosen().is_empty() && found.is_said() {
-        let message = format!("build {} has no step `{}`", short(&build.id), wanted.escape_debug());
-        return Err(Status::not_found(message));
+        return Err(FindError::NoSuchStep {
+            build: short(&build.id).to_owned(),
+            step: wanted.to_owned(),
+        });
     }
     Ok(found)
 }
@@ -76,15 +112,9 @@ pub fn find(store: &Store, words: &Words<'_>) -> Result<Found, Status> {
 ///
 /// # Errors
 /// The builds cannot be listed.
-pub fn is_build(store: &Store, word: &str) -> Result<bool, Status> {
-    let builds = list(store)?;
+pub fn is_build(store: &Store, word: &str) -> Result<bool, FindError> {
+    let builds = store.builds().list()?;
     Ok(word == LATEST && !builds.is_empty() || begins_one(&builds, word))
-}
-
-/// All builds, the last one first.
-fn list(store: &Store) -> Result<Vec<BuildRecord>, Status> {
-    let builds = store.builds().list();
-    builds.map_err(|error| Status::internal(format!("cannot list the builds: {error}")))
 }
 
 fn begins_one(builds: &[BuildRecord], word: &str) -> bool {
@@ -101,22 +131,16 @@ pub fn short(id: &str) -> &str {
     id.get(..12).unwrap_or(id)
 }
 
-fn build_of<'a>(builds: &'a [BuildRecord], id: &str) -> Result<&'a BuildRecord, Status> {
+fn build_of<'a>(builds: &'a [BuildRecord], id: &str) -> Result<&'a BuildRecord, FindError> {
     let mut found = builds.iter().filter(|build| build.id.starts_with(id));
+    let id = id.to_owned();
     match (found.next(), found.count()) {
         (Some(build), 0) => Ok(build),
-        (Some(_), others) => Err(Status::not_found(format!(
-            "`{}` begins the ids of {} builds: give more of its digits",
-            id.escape_debug(),
-            others + 1
-        ))),
+        (Some(_), others) => Err(FindError::SeveralBuilds { id, count: others + 1 }),
         (None, _) => {
-            let last: Vec<&str> = builds.iter().take(BUILDS_NAMED).map(|build| short(&build.id)).collect();
-            Err(Status::not_found(format!(
-                "no build `{}` is remembered, the last ones are {}",
-                id.escape_debug(),
-                last.join(", ")
-            )))
+            let last = builds.iter().take(BUILDS_NAMED);
+            let last = last.map(|build| short(&build.id).to_owned()).collect();
+            Err(FindError::NoSuchBuild { id, last })
         }
     }
 }

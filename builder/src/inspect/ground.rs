@@ -13,9 +13,8 @@ use proto::record::LayerInfo;
 use proto::reference::Reference;
 use proto::v1;
 use proto::v1::exec_root::Root;
-use tonic::{Code, Status};
 
-use super::find::{self, Found, Words};
+use super::find::{self, FindError, Found, Words};
 use super::setup::Setup;
 use crate::build::Job;
 use crate::images;
@@ -70,7 +69,7 @@ pub fn find(root: &Root, platform: &str, job: &Job) -> Result<Ground, BuildError
         Root::Image(name) => of_image(name, platform, &[], job),
         Root::Any(words) => {
             let (build, step) = words.split_once('/').unwrap_or((words, ""));
-            let is_build = find::is_build(&job.host.store, build).map_err(|status| said(&status))?;
+            let is_build = find::is_build(&job.host.store, build).map_err(|error| said(&error))?;
             match is_build {
                 true => of_step(
                     &Words {
@@ -86,16 +85,16 @@ pub fn find(root: &Root, platform: &str, job: &Job) -> Result<Ground, BuildError
     }
 }
 
-fn said(status: &Status) -> BuildError {
-    match status.code() {
-        Code::NotFound => BuildError::user(status.message()),
-        _ => BuildError::environment(status.message()),
+fn said(error: &FindError) -> BuildError {
+    match error {
+        FindError::List(_) => BuildError::environment(error.to_string()),
+        _ => BuildError::user(error.to_string()),
     }
 }
 
 fn of_step(words: &Words<'_>, job: &Job) -> Result<Ground, BuildError> {
     let store = &job.host.store;
-    let found = find::find(store, words).map_err(|status| said(&status))?;
+    let found = find::find(store, words).map_err(|error| said(&error))?;
     let step = step_of(&found)?;
     let name = KeptName::new(&found.build.id, step.number);
     let name = name.map_err(|error| BuildError::bug(error.to_string()))?;

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::executor::{Network, Security, StepFile};
 
-/// Mode of a file for a secret that nobody said anything else about.
-const SECRET_MODE: u32 = 0o400;
+/// Mode of the file of a secret for an image: whatever user it runs as reads it.
+const SECRET_MODE: u32 = 0o444;
 
 /// What a process gets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,7 +7,7 @@ use proto::v1::exec_input::Body as Input;
 use proto::v1::exec_output::Body as Said;
 use proto::v1::exec_server::Exec as ExecApi;
 use proto::v1::{self, copy_reply};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
@@ -91,9 +91,11 @@ async fn serve(start: &v1::ExecStart, job: &Job, messages: Streaming<v1::ExecInp
     let (input_sender, input) = mpsc::channel(1);
     let (control_sender, control) = mpsc::channel(CONTROL_QUEUE);
     let (output, chunks) = mpsc::channel(OUTPUT_QUEUE);
+    let (started, has_started) = oneshot::channel();
     let attached = Attached {
         manner,
         stop_signal: None,
+        started: Some(started),
         input,
         control,
     };
@@ -110,8 +112,19 @@ async fn serve(start: &v1::ExecStart, job: &Job, messages: Streaming<v1::ExecInp
         job.cancel.cancel();
         std::future::pending::<std::convert::Infallible>().await
     };
-    let working = async { tokio::join!(run::run(start, job, attached, output), forward(chunks, &outgoing)) };
-    let (ended, ()) = tokio::select! {
+    let telling = async {
+        if has_started.await.is_ok() {
+            tell(&outgoing, Said::Started(v1::ExecStarted {})).await;
+        }
+    };
+    let working = async {
+        tokio::join!(
+            run::run(start, job, attached, output),
+            forward(chunks, &outgoing),
+            telling
+        )
+    };
+    let (ended, (), ()) = tokio::select! {
         ended = working => ended,
         never = listening => match never {},
     };

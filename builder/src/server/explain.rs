@@ -12,7 +12,7 @@ use proto::v1;
 use proto::v1::explain_reply::{Difference, Step};
 use tonic::Status;
 
-use crate::inspect::find::{self, Words};
+use crate::inspect::find::{self, FindError, Words};
 use crate::solve::compare::{self, Side, instruction_of};
 use crate::solve::explain::root_key;
 
@@ -29,12 +29,19 @@ pub(super) fn explain(store: &Store, request: &v1::ExplainRequest) -> Result<v1:
         step: &request.step,
         build_or_step: &request.build_or_step,
     };
-    let found = find::find(store, &words)?;
+    let found = find::find(store, &words).map_err(|error| status(&error))?;
     let (build, chosen) = (&found.build, found.chosen());
     let mut room = MOST_DIFFERENCES;
     let steps = chosen.into_iter().map(|step| step_reply(store, build, step, &mut room));
     let steps = steps.collect();
     Ok(build_reply(build, steps))
+}
+
+fn status(error: &FindError) -> Status {
+    match error {
+        FindError::List(_) => Status::internal(error.to_string()),
+        _ => Status::not_found(error.to_string()),
+    }
 }
 
 fn build_reply(build: &BuildRecord, steps: Vec<Step>) -> v1::ExplainReply {

@@ -50,6 +50,7 @@ pub async fn serve(
     if let Some(timeout) = shared.idle_timeout {
         shared.tasks.spawn(Arc::clone(&shared).end_when_idle(timeout));
     }
+    shared.tasks.spawn(Arc::clone(&shared).expire_kept());
     let incoming = connections::counted(listener, CONNECTIONS);
     let served = router(&shared).serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());
     tokio::select! {

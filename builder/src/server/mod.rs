@@ -31,6 +31,9 @@ use crate::room::Marks;
 pub use listen::{InProcess, in_process, serve};
 pub use open::open_host;
 
+/// How often it is looked whether the time of what failed steps left is over.
+const EXPIRE_EVERY: Duration = Duration::from_secs(60);
+
 /// How a server is set up.
 #[derive(Debug, Clone)]
 pub struct ServeOptions {
@@ -123,6 +126,24 @@ impl Shared {
 
     fn last_activity(&self) -> Instant {
         *self.last_activity.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Removes what failed steps left when its time is over, until the server ends.
+    pub async fn expire_kept(self: Arc<Self>) {
+        loop {
+            tokio::select! {
+                () = self.shutdown.cancelled() => return,
+                () = tokio::time::sleep(EXPIRE_EVERY) => {}
+            }
+            let store = Arc::clone(&self.host.store);
+            let expired = crate::blocking::run(move || {
+                let expired = store.kept().expire();
+                expired.map_err(|error| crate::layers::store_failed(&error))
+            });
+            if let Err(error) = expired.await {
+                tracing::warn!(%error, "what failed steps left was not looked at");
+            }
+        }
     }
 
     /// Ends the server after `timeout` in which no build ran, no session was open and no call came.

@@ -6,6 +6,7 @@ pub(crate) mod build;
 pub(crate) mod damage;
 pub(crate) mod draw;
 pub(crate) mod leaks;
+pub(crate) mod pty;
 pub(crate) mod remote;
 pub(crate) mod server;
 pub(crate) mod sshd;
@@ -136,7 +137,7 @@ impl Outcome {
     }
 }
 
-/// Replaces the place, process ids, digests and times.
+/// Replaces the place, process ids, ids of builds, digests and times.
 pub(crate) fn normalise(text: &str, place: &Path) -> String {
     let text = text.replace(place.to_str().unwrap(), "[place]");
     let mut normal = String::new();
@@ -153,6 +154,10 @@ fn normalise_words(line: &str) -> String {
         let digits = words[at].bytes().take_while(u8::is_ascii_digit).count();
         if words[at - 1] == "process" && digits > 0 {
             words[at].replace_range(..digits, "[pid]");
+        }
+        let hex = words[at].bytes().take_while(u8::is_ascii_hexdigit).count();
+        if words[at - 1] == "debug" && hex == 12 {
+            words[at].replace_range(..hex, "[build]");
         }
     }
     words.join(" ")

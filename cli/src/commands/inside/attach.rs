@@ -43,17 +43,15 @@ pub(super) async fn run(connection: &Connection, session: Session, mut start: v1
         sender,
         signals: Signals::new()?,
         has_terminal,
+        has_stdin,
+        raw: None,
+        has_started: false,
     };
     talk.send(Input::Start(start)).await;
     let mut client = ExecClient::new(connection.channel.clone()).max_decoding_message_size(MESSAGE_BYTES);
     let said = client.attach(ReceiverStream::new(outgoing)).await?.into_inner();
-    // Until here Ctrl-C means this command; from here on, whatever has the terminal inside.
-    let _raw = match has_terminal && has_stdin {
-        true => RawMode::enter()?,
-        false => None,
-    };
     let mut session = pin!(open.run());
-    let mut talking = pin!(talk.until_ended(said, has_stdin));
+    let mut talking = pin!(talk.until_ended(said));
     tokio::select! {
         ended = &mut talking => ended,
         session = &mut session => match session {
@@ -68,6 +66,10 @@ struct Talk {
     sender: mpsc::Sender<v1::ExecInput>,
     signals: Signals,
     has_terminal: bool,
+    has_stdin: bool,
+    raw: Option<RawMode>,
+    /// Whether there is somebody to talk to.
+    has_started: bool,
 }
 
 impl Talk {
@@ -76,8 +78,17 @@ impl Talk {
         drop(self.sender.send(v1::ExecInput { body: Some(body) }).await);
     }
 
-    async fn until_ended(mut self, mut said: tonic::Streaming<v1::ExecOutput>, has_stdin: bool) -> Result<u8, Problem> {
-        let mut input = has_stdin.then(stdin);
+    /// Until now Ctrl-C meant this command; from now on, whatever has the terminal inside.
+    fn start(&mut self) -> Result<(), Problem> {
+        self.has_started = true;
+        if self.has_terminal && self.has_stdin {
+            self.raw = RawMode::enter()?;
+        }
+        Ok(())
+    }
+
+    async fn until_ended(mut self, mut said: tonic::Streaming<v1::ExecOutput>) -> Result<u8, Problem> {
+        let mut input = self.has_stdin.then(stdin);
         let mut may_send = true;
         let mut asked = 0;
         loop {
@@ -86,6 +97,7 @@ impl Talk {
                     Some(Said::Exited(exited)) => return Ok(u8::try_from(exited.code & 0xff).unwrap_or(u8::MAX)),
                     Some(Said::Failure(failure)) => return Err(failed(failure)),
                     Some(Said::StdinTaken(_)) => may_send = true,
+                    Some(Said::Started(_)) => self.start()?,
                     Some(Said::Stdout(bytes)) => if write(io::stdout(), &bytes)? { return Ok(NOBODY_READS) },
                     Some(Said::Stderr(bytes)) => if write(io::stderr(), &bytes)? { return Ok(NOBODY_READS) },
                     None => return Err(Problem::new(Blame::Bug, "the build server stopped to report, without an outcome")),
@@ -102,7 +114,7 @@ impl Talk {
                 },
                 number = self.signals.next() => {
                     asked += u32::from(matches!(number, INTERRUPT | TERMINATE));
-                    if asked >= PATIENCE {
+                    if asked >= PATIENCE || asked > 0 && !self.has_started {
                         return Err(Problem::told(Blame::Canceled));
                     }
                     match number {
