@@ -14,6 +14,7 @@ use crate::context_trees::ContextTrees;
 use crate::executor::Executor;
 use crate::executor::tier::Tier;
 use crate::layers::Layers;
+use crate::limits::Limits;
 use crate::room::Room;
 use crate::solve::flight::Flights;
 use crate::sources::Sources;
@@ -47,6 +48,8 @@ pub struct Host {
     pub cache_mounts: crate::op::cache_mount::CacheMounts,
     /// What clients of other users may allow their steps.
     pub entitlements: Entitlements,
+    /// What it gives a step at most.
+    pub limits: Limits,
     /// Directories with specifications of devices, in ascending precedence.
     pub device_specs: Vec<PathBuf>,
     /// What steps run on without emulation.

@@ -14,9 +14,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::{
-    Pid, Resource, Rlimit, Signal, WaitOptions, getrlimit, set_parent_process_death_signal, setrlimit, setsid, wait,
-};
+use rustix::process::{Pid, Signal, WaitOptions, set_parent_process_death_signal, setsid, wait};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, Gid, LinkNameSpaceType, Uid, UnshareFlags, clear_ambient_capability_set,
     move_into_link_name_space, remove_capability_from_bounding_set, set_capabilities, set_thread_groups,
@@ -28,7 +26,8 @@ use super::root::{self, Entered};
 use super::spec::{Attempt, Failure, NetworkPlan, Reply, Spec, Status, Times, receive, send};
 use super::target::Want;
 use super::user::{self, Identity};
-use super::{DEFAULT_HOSTNAME, Security, insecure, network, seccomp};
+use super::{DEFAULT_HOSTNAME, Security, certificates, insecure, network, seccomp, ulimit};
+use crate::limits::Ulimit;
 use crate::sys::{self, Fork};
 
 /// What root in a step may do: the fourteen capabilities that container engines have always given.
@@ -47,11 +46,6 @@ const CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::KILL)
     .union(CapabilitySet::AUDIT_WRITE);
 
-/// Many old programs loop over the soft limit of open files, so it is low; the hard one is high.
-const OPEN_FILES: Rlimit = Rlimit {
-    current: Some(1024),
-    maximum: Some(1 << 20),
-};
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Steps die before the engine when memory runs out.
 const OOM_SCORE: &str = "500";
@@ -128,8 +122,17 @@ fn first(mut spec: Spec) -> Result<Reply, Failure> {
         cwd: cwd.fd,
         command,
         security: process.security,
+        ulimits: std::mem::take(&mut process.limits.ulimits),
     };
-    run(&step, stubs, began.elapsed())
+    let trusted = match &process.ca_bundle {
+        Some(bundle) => Some(certificates::trust(&tree, bundle)?),
+        None => None,
+    };
+    let reply = run(&step, stubs, began.elapsed())?;
+    if let Some(trusted) = trusted {
+        trusted.forget(&tree)?;
+    }
+    Ok(reply)
 }
 
 /// Everything that the step's process needs after its fork.
@@ -138,6 +141,7 @@ struct Step {
     cwd: OwnedFd,
     command: Command,
     security: Security,
+    ulimits: Vec<Ulimit>,
 }
 
 fn run(step: &Step, stubs: Vec<PathBuf>, mounts: Duration) -> Result<Reply, Failure> {
@@ -167,6 +171,7 @@ fn run(step: &Step, stubs: Vec<PathBuf>, mounts: Duration) -> Result<Reply, Fail
         ran: started.elapsed(),
     };
     Ok(match trouble {
+        Some(Trouble { code: REFUSED, message }) => Reply::Failed(Failure::Refused(message)),
         Some(Trouble { code: 0, message }) => Reply::Failed(Failure::Setup {
             action: "start the program".to_owned(),
             reason: message,
@@ -176,7 +181,10 @@ fn run(step: &Step, stubs: Vec<PathBuf>, mounts: Duration) -> Result<Reply, Fail
     })
 }
 
-/// Why the program could not be executed; code 0 if the sandbox is at fault and not the program.
+/// Code of what a step asks for and cannot have: its program is not at fault.
+const REFUSED: i32 = -1;
+
+/// Why the program could not be executed; [`REFUSED`] if what it asks for is not possible, code 0 if the sandbox is at fault and not the program.
 #[derive(serde::Serialize, serde::Deserialize)]
 struct Trouble {
     code: i32,
@@ -206,14 +214,14 @@ fn become_step(step: &Step) -> (i32, String) {
     match confine(step) {
         Ok(()) => step.command.execute(),
         Err(Failure::Setup { action, reason }) => (0, format!("{action}: {reason}")),
-        Err(Failure::Refused(message)) => (126, message),
+        Err(Failure::Refused(message)) => (REFUSED, message),
     }
 }
 
 fn confine(step: &Step) -> Result<(), Failure> {
     setsid().attempt("start a session")?;
     sys::reset_signals().attempt("reset signals")?;
-    limit_resources()?;
+    ulimit::apply(&step.ulimits)?;
     rustix::process::fchdir(&step.cwd).attempt("enter the working directory")?;
     // A directory outside the root would be named `(unreachable)…` by the kernel.
     let cwd = rustix::process::getcwd(Vec::new()).attempt("read the working directory")?;
@@ -237,29 +245,6 @@ fn confine(step: &Step) -> Result<(), Failure> {
 fn lend_output(identity: &Identity) -> Result<(), Failure> {
     let owner = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
     rustix::fs::fchown(io::stdout(), Some(owner.0), Some(owner.1)).attempt("give the output to the user")
-}
-
-fn limit_resources() -> Result<(), Failure> {
-    setrlimit(
-        Resource::Core,
-        Rlimit {
-            current: Some(0),
-            maximum: Some(0),
-        },
-    )
-    .attempt("forbid core dumps")?;
-    match setrlimit(Resource::Nofile, OPEN_FILES) {
-        // The kernel's own ceiling is lower here; then the hard limit of the engine stays.
-        Err(Errno::PERM) => setrlimit(
-            Resource::Nofile,
-            Rlimit {
-                current: OPEN_FILES.current,
-                ..getrlimit(Resource::Nofile)
-            },
-        ),
-        result => result,
-    }
-    .attempt("limit open files")
 }
 
 fn drop_privileges(identity: &Identity) -> Result<(), Failure> {

@@ -20,13 +20,14 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::cgroup::{self, Group};
+use super::cgroup::{self, Group, Hits, Unenforceable};
 use super::launch::{Launcher, Sandbox};
 use super::network::{Lease, Networks};
 use super::spec::{self, Failure, NetworkPlan, Reply, Spec, Status, Times};
 use super::{
     DEFAULT_HOSTNAME, ExecError, Executor, ExitReport, Network, Outcome, OutputChunk, Process, Speaker, StepTimes,
 };
+use crate::limits::{DEFAULT_PROCESSES, Limits};
 use crate::phase::Phase;
 use crate::sys;
 
@@ -71,7 +72,6 @@ impl NamespaceExecutor {
             .map_err(start("hold the program of the init"))?;
         sys::mount_setattr(&program, u64::from(MountAttrFlags::MOUNT_ATTR_RDONLY.bits()))
             .map_err(start("make the program of the init read-only"))?;
-        cgroup::sweep();
         let runner = Runner {
             launcher: Launcher::new(program),
             networks: Arc::default(),
@@ -106,7 +106,12 @@ impl Runner {
         let began = Instant::now();
         let lease = self.lease(process.network).await?;
         let connected = Instant::now();
-        let Sandbox { socket, printed, group } = self.launcher.take()?;
+        let sandbox = self.launcher.take(&process.limits.cpu)?;
+        if let Err(error) = sandbox.group.limit(&process.limits) {
+            sandbox.abandon().await;
+            return Err(error.into());
+        }
+        let Sandbox { socket, printed, group } = sandbox;
         let launched = Instant::now();
         let spec = self.spec(process, lease.as_ref());
         let message = spec::encode(&spec).map_err(|source| ExecError::Start {
@@ -120,6 +125,7 @@ impl Runner {
             async { self.launcher.prepare() },
         );
         if cancel.is_cancelled() {
+            tell_hits(process, group.hits(), &output).await;
             return Err(ExecError::Cancelled);
         }
         let reply = reply.map_err(|source| ExecError::Start {
@@ -169,6 +175,10 @@ impl Runner {
 }
 
 impl Executor for NamespaceExecutor {
+    fn can_keep(&self, limits: &Limits) -> Result<(), Unenforceable> {
+        self.runner.launcher.groups().check(limits)
+    }
+
     fn expect_step(&self) {
         self.runner.launcher.prepare();
     }
@@ -247,7 +257,15 @@ async fn report(
     group: &Group,
     output: &mpsc::Sender<OutputChunk>,
 ) -> Result<ExitReport, ExecError> {
+    let hits = group.hits();
     match reply {
+        // The kernel may kill all of the group at once.
+        None if hits.memory => Ok(ExitReport {
+            outcome: Outcome::OutOfMemory,
+            stubs: Vec::new(),
+            times: StepTimes::default(),
+            hits,
+        }),
         None => Err(ExecError::Lost),
         Some(Reply::Failed(Failure::Refused(message))) => Err(ExecError::Refused { message }),
         Some(Reply::Failed(Failure::Setup { action, reason })) => Err(ExecError::Setup { action, reason }),
@@ -260,11 +278,12 @@ async fn report(
                 outcome: Outcome::Code(code),
                 stubs,
                 times: StepTimes::default(),
+                hits,
             })
         }
         Some(Reply::Ended { status, stubs, times }) => {
             let outcome = match status {
-                Status::Code(137) | Status::Signal(9) if group.ran_out_of_memory() => Outcome::OutOfMemory,
+                Status::Code(137) | Status::Signal(9) if hits.memory => Outcome::OutOfMemory,
                 Status::Code(code) => Outcome::Code(code),
                 Status::Signal(signal) => Outcome::Signal(signal),
             };
@@ -275,7 +294,23 @@ async fn report(
                 ran,
                 ..StepTimes::default()
             };
-            Ok(ExitReport { outcome, stubs, times })
+            Ok(ExitReport {
+                outcome,
+                stubs,
+                times,
+                hits,
+            })
+        }
+    }
+}
+
+/// Says in the output of a step that was ended what kept it from ending by itself.
+async fn tell_hits(process: &Process, hits: Hits, output: &mpsc::Sender<OutputChunk>) {
+    if hits.processes {
+        let limit = process.limits.processes.unwrap_or(DEFAULT_PROCESSES);
+        let line = Bytes::from(format!("process limit {limit} reached\n"));
+        if output.send((Speaker::Executor, line)).await.is_err() {
+            tracing::debug!("nobody listens to the output of a step");
         }
     }
 }

@@ -1,7 +1,5 @@
 //! What this machine offers to sandboxes, for those who ask why a tier was chosen.
 
-use std::path::Path;
-
 use proto::platform::Platform;
 use rustix::mount::{FsOpenFlags, fsconfig_set_string, fsopen};
 
@@ -56,16 +54,11 @@ fn overlay() -> Probe {
 }
 
 fn limits() -> Probe {
-    let v1 = Path::new("/sys/fs/cgroup/pids").is_dir();
-    let found = match (cgroup::has_version_2(), v1) {
-        (true, _) => "control groups version 2",
-        (false, true) => "control groups version 1",
-        (false, false) => "no control groups: steps run without limits",
-    };
+    let (ok, found) = cgroup::probe();
     Probe {
         name: "limits",
-        ok: cgroup::has_version_2() || v1,
-        found: found.to_owned(),
+        ok,
+        found,
     }
 }
 

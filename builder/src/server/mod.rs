@@ -22,8 +22,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::executor::Unenforceable;
 use crate::executor::tier::{self, Tier};
 use crate::host::Host;
+use crate::limits::Limits;
 use crate::room::Marks;
 pub use listen::{InProcess, in_process, serve};
 pub use open::open_host;
@@ -41,6 +43,8 @@ pub struct ServeOptions {
     pub wait_for_store: bool,
     /// What steps of clients of other users may be allowed. A client that is the server's own user allows what it likes.
     pub entitlements: Entitlements,
+    /// What every step gets that asks for nothing, and no step gets more of.
+    pub limits: Limits,
     /// Directories with specifications of devices, in ascending precedence.
     pub device_specs: Vec<PathBuf>,
     /// When it collects by itself.
@@ -60,6 +64,9 @@ pub enum ServeError {
     /// Steps cannot be run as they should be.
     #[error(transparent)]
     Sandbox(#[from] tier::Impossible),
+    /// Steps cannot be held to what they should.
+    #[error(transparent)]
+    Limit(#[from] Unenforceable),
     /// A part of the server could not be prepared.
     #[error("cannot prepare the server: {0}")]
     Prepare(String),

@@ -49,6 +49,7 @@ pub async fn open_host(options: &ServeOptions) -> Result<Host, ServeError> {
     snapshots.sweep().map_err(|error| prepare(&error))?;
     let tier = tier::choose(options.tier)?;
     let executor = executor(tier, options)?;
+    executor.can_keep(&options.limits)?;
     let registry = Client::new(Patience::default()).map_err(|error| prepare(&error))?;
     let downloader = Downloader::new(Patience::default()).map_err(|error| prepare(&error))?;
     let layers = Layers::new(Arc::clone(&store), snapshots);
@@ -71,6 +72,7 @@ pub async fn open_host(options: &ServeOptions) -> Result<Host, ServeError> {
         flights: Flights::default(),
         cache_mounts: CacheMounts::new(Arc::clone(&store)),
         entitlements: options.entitlements.clone(),
+        limits: options.limits.clone(),
         device_specs: options.device_specs.clone(),
         platform: native_platform(),
         store,
