@@ -10,7 +10,7 @@ use testdata::machine::Need;
 use crate::support::Place;
 use crate::support::build::needs;
 use crate::support::leaks::{control_groups_of, nothing_is_left};
-use crate::support::server::{end_of, read_until, send, step_started};
+use crate::support::server::{end_of, read_until, send, step_started, wait_until};
 
 #[test]
 fn limits_of_processes_are_those_that_were_asked_for() {
@@ -97,7 +97,7 @@ fn processors_memory_and_processes_are_limited_by_the_kernel() {
     send(&build, Signal::INT);
     assert_eq!(end_of(&mut build).code(), Some(130));
     drop(said.join().unwrap());
-    assert_eq!(control_groups_of(engine), [""; 0]);
+    wait_until("its control groups are gone", || control_groups_of(engine).is_empty());
     nothing_is_left(&place.root());
 }
 

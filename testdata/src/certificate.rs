@@ -22,7 +22,9 @@ impl Certificate {
     pub fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         // What is issued under its own name counts as signed by itself.
-        params.distinguished_name.push(DnType::CommonName, "authority of a test");
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "authority of a test");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
         let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];

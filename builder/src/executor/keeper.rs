@@ -10,21 +10,24 @@
 //! the step, which is how the engine learns of it. When the engine's end of that socket closes for writing, the keeper kills the
 //! sandbox; when the engine itself is gone, all of them.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::process::{
-    DumpableBehavior, Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, set_dumpable_behavior, waitpid,
+    DumpableBehavior, Pid, PidfdFlags, Signal, WaitOptions, getppid, kill_process, pidfd_open, set_dumpable_behavior,
+    waitpid,
 };
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
+use super::cgroup;
 use super::init;
 use super::spec::{Attempt, Failure, Reply, send};
 use crate::sys::{self, Fork};
@@ -67,6 +70,8 @@ fn keep() -> io::Result<Option<Order>> {
         control,
         own: rustix::fs::open("/proc/self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?,
         kept: Vec::new(),
+        engine: getppid(),
+        parents: BTreeSet::new(),
     };
     loop {
         match keeper.turn()? {
@@ -85,6 +90,9 @@ struct Keeper {
     /// The pid namespace of the engine.
     own: OwnedFd,
     kept: Vec<Kept>,
+    engine: Option<Pid>,
+    /// Where the control groups of its steps are.
+    parents: BTreeSet<PathBuf>,
 }
 
 /// A sandbox that has not ended.
@@ -92,7 +100,6 @@ struct Kept {
     child: Pid,
     handle: OwnedFd,
     socket: OwnedFd,
-    groups: Vec<PathBuf>,
     state: Life,
 }
 
@@ -195,13 +202,14 @@ impl Keeper {
     }
 
     fn start(&mut self, order: Order) -> io::Result<Turn> {
+        let parents = order.groups.iter().filter_map(|group| group.parent());
+        self.parents.extend(parents.map(Path::to_owned));
         match self.fork()? {
             Ok(Fork::Child) => return Ok(Turn::Child(order)),
             Ok(Fork::Parent(child)) => self.kept.push(Kept {
                 child,
                 handle: pidfd_open(child, PidfdFlags::empty())?,
                 socket: order.socket,
-                groups: order.groups,
                 state: Life::Running,
             }),
             // Nobody reads it if the engine has changed its mind, and then it matters to nobody.
@@ -223,17 +231,20 @@ impl Keeper {
         Ok(forked.attempt("fork"))
     }
 
-    /// Kills and waits for all that is left, and removes its control groups, which the engine cannot do any more.
+    /// Kills and waits for all that is left, and removes the control groups of the engine, which cannot do that any more.
     fn end(&mut self) {
         for kept in &self.kept {
             let killed = kill_process(kept.child, Signal::KILL);
             let ended = killed.and_then(|()| waitpid(Some(kept.child), WaitOptions::empty()));
-            let removed = kept.groups.iter().try_for_each(fs::remove_dir);
-            if ended.is_err() || removed.is_err() {
-                // There is nobody to tell. The processes die with this one, and the next engine removes the groups.
+            if ended.is_err() {
+                // There is nobody to tell, and the processes die with this one.
                 continue;
             }
         }
         self.kept.clear();
+        let engine = self.engine.map_or(0, Pid::as_raw_pid);
+        self.parents
+            .iter()
+            .for_each(|parent| cgroup::remove_all(parent, engine));
     }
 }

@@ -118,9 +118,6 @@ impl Launcher {
                 tracing::debug!(reason = %error, "the end of the keeper was not seen");
             }
         }
-        if let Some(groups) = self.groups.get() {
-            groups.finish();
-        }
     }
 
     fn launch(&self, cpu: &CpuLimits) -> Result<Sandbox, ExecError> {

@@ -179,19 +179,6 @@ impl Groups {
             })
         })
     }
-
-    /// Removes what was made for all groups, unless other engines still use it.
-    pub(super) fn finish(&self) {
-        let began = Instant::now();
-        while !remove_stale(&self.stale) && began.elapsed() < LINGER {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        for hierarchy in &self.hierarchies {
-            if let Err(error) = fs::remove_dir(&hierarchy.parent) {
-                tracing::trace!(path = %hierarchy.parent.display(), reason = %error, "others use this control group");
-            }
-        }
-    }
 }
 
 /// Refuses every limit that takes a control group to keep.
@@ -332,6 +319,31 @@ impl Drop for Group {
     }
 }
 
+/// Removes all groups of an engine that ends, and the directory of all engines if it was the last one.
+pub(super) fn remove_all(parent: &Path, engine: i32) {
+    let (prefix, began) = (format!("{engine}-"), Instant::now());
+    while !remove_those(parent, &prefix) && began.elapsed() < LINGER {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    // It fails if there are other engines; the last one removes it.
+    drop(fs::remove_dir(parent));
+}
+
+/// Removes the groups whose names begin so; returns whether that is all of them.
+fn remove_those(parent: &Path, prefix: &str) -> bool {
+    // No directory, no groups.
+    let Ok(entries) = fs::read_dir(parent) else {
+        return true;
+    };
+    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    let is_own = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str());
+        path.is_dir() && name.is_some_and(|name| name.starts_with(prefix))
+    };
+    let left = paths.filter(is_own).filter(|path| fs::remove_dir(path).is_err());
+    left.count() == 0
+}
+
 /// How long an engine that ends waits for the kernel to let go of groups.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -422,6 +434,23 @@ mod tests {
         assert_eq!(error.to_string(), "--memory cannot be kept here: no place");
         assert_eq!(groups.make(&CpuLimits::default()).limit(&limits), Err(error));
         assert_eq!(groups.check(&Limits::default()), Ok(()));
+    }
+
+    #[test]
+    fn an_engine_that_ends_removes_its_groups_and_the_last_one_their_parent() {
+        let place = tempfile::tempdir().unwrap();
+        let parent = place.path().join(PARENT);
+        for name in ["11-1", "11-2", "112-1"] {
+            fs::create_dir_all(parent.join(name)).unwrap();
+        }
+        remove_all(&parent, 11);
+        let there: Vec<_> = fs::read_dir(&parent)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        assert_eq!(there, ["112-1"]);
+        remove_all(&parent, 112);
+        assert!(!parent.exists());
     }
 
     #[test]
