@@ -321,5 +321,7 @@ fn nothing(active: &builder::snapshot::Active, network: Network) -> Process {
         mounts: Vec::new(),
         shm_size_bytes: None,
         files: Vec::new(),
+        limits: builder::limits::Limits::default(),
+        ca_bundle: None,
     }
 }

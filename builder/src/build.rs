@@ -19,6 +19,7 @@ use crate::export::early::Early;
 use crate::fetch;
 use crate::host::Host;
 use crate::images;
+use crate::limits::{Limits, StepSettings};
 use crate::op::work::BuildWork;
 use crate::phase::Phase;
 use crate::plan::{self, Planned};
@@ -43,6 +44,8 @@ pub struct Job {
     pub lease: Arc<Lease>,
     /// Registries, with the client's logins.
     pub registry: RegistryAccess,
+    /// What all its steps get.
+    pub steps: Arc<StepSettings>,
 }
 
 impl Job {
@@ -66,6 +69,7 @@ impl Job {
             session: Arc::clone(session),
             events: Arc::clone(events),
             cancel: cancel.clone(),
+            steps: Arc::default(),
         }
     }
 
@@ -141,10 +145,14 @@ pub async fn build(
 ) -> Result<v1::Success, BuildError> {
     let _all = Phase::Build.start();
     check_entitlements(request, session, &host.entitlements)?;
-    let job = Job::new(host, session, events, cancel, &request.insecure_registries);
+    let job = Job {
+        steps: Arc::new(step_settings(request, session, host)?),
+        ..Job::new(host, session, events, cancel, &request.insecure_registries)
+    };
     let started_ms = host.clock.now_ms();
     let mut running = None;
     let result = until_whole(request, &mut running, &job).await;
+    let result = result.map_err(|error| error.scrubbed(session.secrets()));
     if let Some(running) = &running {
         remember(request, running, started_ms, host, &result);
     }
@@ -286,6 +294,25 @@ pub(crate) fn check_granted(
     }
 }
 
+/// What the steps of a build get: what it asks for, as far as the server gives that to this client and can see to it.
+fn step_settings(request: &BuildRequest, session: &Session, host: &Host) -> Result<StepSettings, BuildError> {
+    let of_server = host.limits_for(session);
+    let limits = Limits {
+        // What nobody asked for every step has anyway, where that is possible.
+        processes: request.limits.processes.or(host.limits.processes),
+        ..request.limits.clone().within(&of_server)?
+    };
+    // What only the server wants was checked when it started, or is no more than what every step has.
+    host.executor
+        .can_keep(&request.limits)
+        .map_err(|error| BuildError::environment(error.to_string()))?;
+    Ok(StepSettings {
+        limits,
+        of_server,
+        ca_bundle: request.ca_bundle.clone(),
+    })
+}
+
 async fn solve_and_export(request: &BuildRequest, running: &Running, job: &Job) -> Result<v1::Success, BuildError> {
     let early = Arc::new(Early::new(request, &running.planned, job));
     let result = solve_then_export(request, running, &early, job).await;
@@ -312,6 +339,7 @@ async fn solve_then_export(
         cancel: job.cancel.clone(),
         clock: job.host.clock.clone(),
         no_cache: request.no_cache.clone(),
+        fails_alone: !request.limits.is_none() || job.steps.ca_bundle.is_some(),
         ledger: Arc::clone(&running.ledger),
     };
     let targets: Vec<VertexId> = planned.images_to_make.iter().filter_map(|image| image.target).collect();

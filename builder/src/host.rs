@@ -14,7 +14,9 @@ use crate::context_trees::ContextTrees;
 use crate::executor::Executor;
 use crate::executor::tier::Tier;
 use crate::layers::Layers;
+use crate::limits::Limits;
 use crate::room::Room;
+use crate::session::Session;
 use crate::solve::flight::Flights;
 use crate::sources::Sources;
 
@@ -49,10 +51,23 @@ pub struct Host {
     pub hardened: bool,
     /// What clients of other users may allow their steps.
     pub entitlements: Entitlements,
+    /// What it gives a step at most.
+    pub limits: Limits,
     /// Directories with specifications of devices, in ascending precedence.
     pub device_specs: Vec<PathBuf>,
     /// What steps run on without emulation.
     pub platform: Platform,
+}
+
+impl Host {
+    /// What this server holds the steps of a client to.
+    #[must_use]
+    pub fn limits_for(&self, client: &Session) -> Limits {
+        match client.is_same_user() {
+            true => self.limits.clone(),
+            false => self.limits.for_others(),
+        }
+    }
 }
 
 impl std::fmt::Debug for Host {

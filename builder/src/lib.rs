@@ -8,6 +8,8 @@
 
 pub mod build;
 pub mod request;
+pub mod limits;
+pub mod scrub;
 pub mod platforms;
 pub mod plan;
 pub mod images;

@@ -15,6 +15,7 @@ use proto::v1;
 use crate::context::ContextModes;
 use crate::layer::compress::Recipe;
 use crate::layers::encode::Wanted;
+use crate::limits::Limits;
 use crate::platforms::{self, Shape};
 use crate::sources::Source;
 
@@ -63,6 +64,10 @@ pub struct BuildRequest {
     pub dockerfile_path: Option<String>,
     /// Which modes files of the client's contexts have.
     pub context_modes: ContextModes,
+    /// What each step may use at most.
+    pub limits: Limits,
+    /// Certificates, as PEM, that steps trust beside those of their image.
+    pub ca_bundle: Option<Vec<u8>>,
 }
 
 /// `--no-cache` and `--no-cache-filter`.
@@ -371,6 +376,8 @@ impl BuildRequest {
             insecure_registries: wire.insecure_registries,
             dockerfile_path: (!wire.dockerfile_path.is_empty()).then_some(wire.dockerfile_path),
             context_modes: context_modes.into(),
+            limits: Limits::from_wire(wire.step_limits.unwrap_or_default())?,
+            ca_bundle: (!wire.ca_bundle.is_empty()).then_some(wire.ca_bundle),
         })
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::inside::args::{CpArgs, DebugArgs, RunArgs};
+use crate::limits::LimitArgs;
 
 /// Builds container images from Dockerfiles.
 #[derive(Debug, Parser)]
@@ -45,7 +46,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Context(ContextCommand),
     /// Serve builds on a unix socket
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// List the images of the store
     Images(ImagesArgs),
     /// Push an image of the store to its registry
@@ -126,6 +127,8 @@ pub(crate) struct BuildArgs {
     pub(crate) show: ShowArgs,
     #[command(flatten)]
     pub(crate) call: CallArgs,
+    #[command(flatten, next_help_heading = "Limits of each RUN step")]
+    pub(crate) limits: LimitArgs,
 }
 
 /// Questions about the Dockerfile, instead of a build.
@@ -225,6 +228,9 @@ pub(crate) struct StepArgs {
     /// Size of /dev/shm in RUN steps, as in 128m
     #[arg(long, value_name = "BYTES")]
     pub(crate) shm_size: Option<String>,
+    /// Certificates, as PEM, that RUN steps trust beside those of their image, and that leave no trace in it; the server itself does not use them
+    #[arg(long, value_name = "PATH")]
+    pub(crate) ca_bundle: Option<PathBuf>,
 }
 
 /// Where the result goes.
@@ -279,6 +285,8 @@ pub(crate) struct ServeArgs {
     pub(crate) hardened: bool,
     #[command(flatten)]
     pub(crate) storage: StorageArgs,
+    #[command(flatten, next_help_heading = "Limits of each RUN step, which no build exceeds")]
+    pub(crate) limits: LimitArgs,
     /// Leave the session of the terminal: how clients start a server
     #[arg(long, hide = true)]
     pub(crate) own_session: bool,

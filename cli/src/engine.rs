@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use builder::context::{self, WalkRequest};
 pub(crate) use builder::context::{Fate, Listed};
+use builder::limits::Limits;
 use builder::op::archive;
 use builder::server;
 use cache::addresses::Reach;
@@ -43,6 +44,8 @@ pub(crate) struct ServeOptions {
     pub(crate) marks: Marks,
     /// The kind of sandbox for steps; nothing: the best one that is possible.
     pub(crate) sandbox: Option<Tier>,
+    /// What every step gets that asks for nothing, and no step gets more of.
+    pub(crate) limits: v1::StepLimits,
 }
 
 pub(crate) use builder::executor::tier::Tier;
@@ -99,8 +102,22 @@ fn slots() -> usize {
         * 2
 }
 
-fn options(options: ServeOptions, wait_for_store: bool) -> server::ServeOptions {
-    server::ServeOptions {
+/// Whether a server takes these limits.
+///
+/// # Errors
+/// The first that makes no sense.
+pub(crate) fn check_limits(limits: &v1::StepLimits) -> Result<(), Problem> {
+    limits_from_wire(limits.clone()).map(drop)
+}
+
+fn limits_from_wire(limits: v1::StepLimits) -> Result<Limits, Problem> {
+    Limits::from_wire(limits).map_err(|error| Problem::usage(error.to_string()))
+}
+
+fn options(options: ServeOptions, wait_for_store: bool) -> Result<server::ServeOptions, Problem> {
+    let limits = limits_from_wire(options.limits)?;
+    Ok(server::ServeOptions {
+        limits,
         root: options.root,
         idle_timeout: options.idle_timeout,
         slots: slots(),
@@ -111,7 +128,7 @@ fn options(options: ServeOptions, wait_for_store: bool) -> server::ServeOptions 
         marks: options.marks,
         tier: options.sandbox,
         sandbox_program: PathBuf::from("/proc/self/exe"),
-    }
+    })
 }
 
 fn failed(error: &server::ServeError) -> Problem {
@@ -183,7 +200,7 @@ pub(crate) async fn serve(
     listener: UnixListener,
     shutdown: CancellationToken,
 ) -> Result<(), Problem> {
-    server::serve(options(serve, false), listener, shutdown)
+    server::serve(options(serve, false)?, listener, shutdown)
         .await
         .map_err(|error| failed(&error))
 }
@@ -196,7 +213,7 @@ pub(crate) async fn in_process(
     serve: ServeOptions,
     shutdown: CancellationToken,
 ) -> Result<(Channel, JoinHandle<Result<(), Problem>>), Problem> {
-    let started = server::in_process(options(serve, true), shutdown)
+    let started = server::in_process(options(serve, true)?, shutdown)
         .await
         .map_err(|error| failed(&error))?;
     let ended = tokio::spawn(async move {

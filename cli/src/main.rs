@@ -14,6 +14,7 @@ mod secret;
 mod proxies;
 mod agent;
 mod key_agent;
+mod limits;
 mod dockerfile;
 mod request;
 mod beneath;

@@ -174,6 +174,7 @@ async fn in_process(config: &Config) -> Result<Connection, Problem> {
         device_specs: config.device_specs.clone(),
         marks: config.marks,
         sandbox: config.sandbox,
+        limits: v1::StepLimits::default(),
     };
     let (channel, server) = engine::in_process(options, shutdown.clone()).await?;
     Ok(Connection {

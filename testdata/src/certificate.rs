@@ -1,6 +1,6 @@
 //! Certificates of an authority that only one test knows.
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 
 /// A certificate for loopback, and who signed it.
 #[derive(Debug)]
@@ -21,6 +21,10 @@ impl Certificate {
     #[must_use]
     pub fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
+        // What is issued under its own name counts as signed by itself.
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "authority of a test");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
         let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];

@@ -15,8 +15,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, PidfdFlags, Resource, Rlimit, Signal, WaitOptions, getrlimit, pidfd_open, set_parent_process_death_signal,
-    setrlimit, setsid, wait,
+    Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, set_parent_process_death_signal, setsid, wait,
 };
 use rustix::thread::{
     CapabilitySet, CapabilitySets, Gid, LinkNameSpaceType, Uid, UnshareFlags, clear_ambient_capability_set,
@@ -29,17 +28,11 @@ use super::spec::{Attempt, Failure, NetworkPlan, Reply, Spec, Status, Times, rec
 use super::target::Want;
 use super::terminal::{Stdio, reap_attached};
 use super::user::{self, Identity};
-use super::{DEFAULT_HOSTNAME, Security, insecure, network, profile, seccomp};
+use super::{DEFAULT_HOSTNAME, Security, certificates, insecure, network, profile, seccomp, ulimit};
 use crate::ids::Ids;
+use crate::limits::Ulimit;
 use crate::sys::{self, Fork};
 
-/// Many old programs loop over the soft limit of open files, so it is low; the hard one is high.
-const OPEN_FILES: Rlimit = Rlimit {
-    current: Some(1024),
-    maximum: Some(1 << 20),
-};
-/// Processes and threads of all steps of a user, inside a user namespace.
-const PROCESSES: u64 = 8192;
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Steps die before the engine when memory runs out.
 const OOM_SCORE: &str = "500";
@@ -121,12 +114,21 @@ fn first(mut spec: Spec, socket: &UnixStream) -> Result<Reply, Failure> {
         command,
         security: process.security,
         ids: spec.ids,
+        ulimits: std::mem::take(&mut process.limits.ulimits),
         stdio: match spec.manner {
             Some(manner) => Some(Stdio::make(manner, &tree, socket)?),
             None => None,
         },
     };
-    run(step, socket, stubs, began.elapsed())
+    let trusted = match &process.ca_bundle {
+        Some(bundle) => Some(certificates::trust(&tree, bundle)?),
+        None => None,
+    };
+    let reply = run(step, socket, stubs, began.elapsed())?;
+    if let Some(trusted) = trusted {
+        trusted.forget(&tree)?;
+    }
+    Ok(reply)
 }
 
 /// Everything that the step's process needs after its fork.
@@ -138,6 +140,7 @@ struct Step {
     ids: Ids,
     /// Nothing: there is nothing to read, and both outputs are one pipe.
     stdio: Option<Stdio>,
+    ulimits: Vec<Ulimit>,
 }
 
 fn run(step: Step, socket: &UnixStream, stubs: Vec<PathBuf>, mounts: Duration) -> Result<Reply, Failure> {
@@ -175,6 +178,7 @@ fn run(step: Step, socket: &UnixStream, stubs: Vec<PathBuf>, mounts: Duration) -
         ran: started.elapsed(),
     };
     Ok(match trouble {
+        Some(Trouble { code: REFUSED, message }) => Reply::Failed(Failure::Refused(message)),
         Some(Trouble { code: 0, message }) => Reply::Failed(Failure::Setup {
             action: "start the program".to_owned(),
             reason: message,
@@ -184,7 +188,10 @@ fn run(step: Step, socket: &UnixStream, stubs: Vec<PathBuf>, mounts: Duration) -
     })
 }
 
-/// Why the program could not be executed; code 0 if the sandbox is at fault and not the program.
+/// Code of what a step asks for and cannot have: its program is not at fault.
+const REFUSED: i32 = -1;
+
+/// Why the program could not be executed; [`REFUSED`] if what it asks for is not possible, code 0 if the sandbox is at fault and not the program.
 #[derive(serde::Serialize, serde::Deserialize)]
 struct Trouble {
     code: i32,
@@ -214,14 +221,14 @@ fn become_step(step: &Step) -> (i32, String) {
     match confine(step) {
         Ok(()) => step.command.execute(),
         Err(Failure::Setup { action, reason }) => (0, format!("{action}: {reason}")),
-        Err(Failure::Refused(message)) => (126, message),
+        Err(Failure::Refused(message)) => (REFUSED, message),
     }
 }
 
 fn confine(step: &Step) -> Result<(), Failure> {
     setsid().attempt("start a session")?;
     sys::reset_signals().attempt("reset signals")?;
-    limit_resources(step.ids)?;
+    ulimit::apply(&step.ulimits, step.ids)?;
     rustix::process::fchdir(&step.cwd).attempt("enter the working directory")?;
     // A directory outside the root would be named `(unreachable)…` by the kernel.
     let cwd = rustix::process::getcwd(Vec::new()).attempt("read the working directory")?;
@@ -249,40 +256,6 @@ fn confine(step: &Step) -> Result<(), Failure> {
 fn lend_output(identity: &Identity) -> Result<(), Failure> {
     let owner = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
     rustix::fs::fchown(io::stdout(), Some(owner.0), Some(owner.1)).attempt("give the output to the user")
-}
-
-fn limit_resources(ids: Ids) -> Result<(), Failure> {
-    if !ids.is_outside() {
-        // Where there is no control group, this is what stands between a step and all processes that its user may have.
-        let highest = getrlimit(Resource::Nproc)
-            .maximum
-            .map_or(PROCESSES, |highest| highest.min(PROCESSES));
-        let limit = Rlimit {
-            current: Some(highest),
-            maximum: Some(highest),
-        };
-        setrlimit(Resource::Nproc, limit).attempt("limit processes")?;
-    }
-    setrlimit(
-        Resource::Core,
-        Rlimit {
-            current: Some(0),
-            maximum: Some(0),
-        },
-    )
-    .attempt("forbid core dumps")?;
-    match setrlimit(Resource::Nofile, OPEN_FILES) {
-        // The kernel's own ceiling is lower here; then the hard limit of the engine stays.
-        Err(Errno::PERM) => setrlimit(
-            Resource::Nofile,
-            Rlimit {
-                current: OPEN_FILES.current,
-                ..getrlimit(Resource::Nofile)
-            },
-        ),
-        result => result,
-    }
-    .attempt("limit open files")
 }
 
 fn drop_privileges(identity: &Identity, capabilities: CapabilitySet) -> Result<(), Failure> {

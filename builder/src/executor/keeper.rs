@@ -11,12 +11,13 @@
 //! the step, which is how the engine learns of it. When the engine's end of that socket closes for writing, the keeper kills the
 //! sandbox; when the engine itself is gone, all of them.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, IoSliceMut, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -24,12 +25,13 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::process::{
-    DumpableBehavior, Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, set_dumpable_behavior,
+    DumpableBehavior, Pid, PidfdFlags, Signal, WaitOptions, getppid, kill_process, pidfd_open, set_dumpable_behavior,
     set_parent_process_death_signal, waitpid,
 };
 use rustix::thread::UnshareFlags;
 use serde::{Deserialize, Serialize};
 
+use super::cgroup;
 use super::init;
 use super::spec::{Attempt, Reply, send};
 use crate::sys::{self, Fork};
@@ -64,15 +66,6 @@ pub(super) enum Work {
         /// The program by its path, and its arguments.
         args: Vec<String>,
     },
-}
-
-impl Work {
-    fn into_groups(self) -> Vec<PathBuf> {
-        match self {
-            Self::Sandbox { groups } => groups,
-            Self::Helper { .. } => Vec::new(),
-        }
-    }
 }
 
 /// Runs as the keeper. Standard input is the socket to the engine.
@@ -123,6 +116,8 @@ fn keep() -> io::Result<Option<Order>> {
     let mut keeper = Keeper {
         control,
         kept: Vec::new(),
+        engine: getppid(),
+        parents: BTreeSet::new(),
     };
     loop {
         match keeper.turn()? {
@@ -139,6 +134,9 @@ fn keep() -> io::Result<Option<Order>> {
 struct Keeper {
     control: OwnedFd,
     kept: Vec<Kept>,
+    engine: Option<Pid>,
+    /// Where the control groups of its steps are.
+    parents: BTreeSet<PathBuf>,
 }
 
 /// A sandbox that has not ended.
@@ -146,7 +144,6 @@ struct Kept {
     child: Pid,
     handle: OwnedFd,
     socket: OwnedFd,
-    groups: Vec<PathBuf>,
     state: Life,
 }
 
@@ -250,6 +247,10 @@ impl Keeper {
     }
 
     fn start(&mut self, order: Order) -> io::Result<Turn> {
+        if let Work::Sandbox { groups } = &order.work {
+            let parents = groups.iter().filter_map(|group| group.parent());
+            self.parents.extend(parents.map(Path::to_owned));
+        }
         // The new process, and nothing else, is in the new namespace: the keeper could not go back into one of the machine's from
         // inside a user namespace.
         let forked = match &order.work {
@@ -262,7 +263,6 @@ impl Keeper {
                 child,
                 handle: pidfd_open(child, PidfdFlags::empty())?,
                 socket: order.socket,
-                groups: order.work.into_groups(),
                 state: Life::Running,
             }),
             // Nobody reads it if the engine has changed its mind, and then it matters to nobody.
@@ -271,17 +271,20 @@ impl Keeper {
         Ok(Turn::On)
     }
 
-    /// Kills and waits for all that is left, and removes its control groups, which the engine cannot do any more.
+    /// Kills and waits for all that is left, and removes the control groups of the engine, which cannot do that any more.
     fn end(&mut self) {
         for kept in &self.kept {
             let killed = kill_process(kept.child, Signal::KILL);
             let ended = killed.and_then(|()| waitpid(Some(kept.child), WaitOptions::empty()));
-            let removed = kept.groups.iter().try_for_each(fs::remove_dir);
-            if ended.is_err() || removed.is_err() {
-                // There is nobody to tell. The processes die with this one, and the next engine removes the groups.
+            if ended.is_err() {
+                // There is nobody to tell, and the processes die with this one.
                 continue;
             }
         }
         self.kept.clear();
+        let engine = self.engine.map_or(0, Pid::as_raw_pid);
+        self.parents
+            .iter()
+            .for_each(|parent| cgroup::remove_all(parent, engine));
     }
 }

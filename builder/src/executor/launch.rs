@@ -9,7 +9,7 @@ use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::process::Stdio;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -20,9 +20,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixStream, unix::pipe};
 use tokio::process::{Child, Command};
 
-use super::cgroup::Group;
+use super::cgroup::{Group, Groups};
 use super::keeper::{MAX_ORDER_BYTES, ORDER_DESCRIPTORS, Work};
 use super::{ExecError, INIT_ARGUMENT};
+use crate::limits::CpuLimits;
 
 /// Sandboxes that wait for a step. Each is a process, and an empty control group or two.
 const MOST_WAITING: usize = 2;
@@ -43,6 +44,8 @@ pub(super) struct Launcher {
     /// The program that holds the keeper, on a read-only mount of its own: what a step could reach of it (its `exe` link) cannot
     /// be written through.
     program: OwnedFd,
+    /// Looked for when the first sandbox is made.
+    groups: OnceLock<Groups>,
     keeper: Mutex<Option<Keeper>>,
     waiting: Mutex<Vec<Sandbox>>,
 }
@@ -64,19 +67,28 @@ impl Launcher {
     pub(super) fn new(program: OwnedFd) -> Self {
         Self {
             program,
+            groups: OnceLock::new(),
             keeper: Mutex::default(),
             waiting: Mutex::default(),
         }
     }
 
-    /// A sandbox that waits, or a new one.
-    pub(super) fn take(&self) -> Result<Sandbox, ExecError> {
+    /// Where control groups of steps are made.
+    pub(super) fn groups(&self) -> &Groups {
+        self.groups.get_or_init(Groups::find)
+    }
+
+    /// A sandbox that waits, or a new one; always a new one for limits on processors, which those that wait have no groups for.
+    pub(super) fn take(&self, cpu: &CpuLimits) -> Result<Sandbox, ExecError> {
+        if cpu.is_some() {
+            return self.launch(cpu);
+        }
         loop {
             let waiting = self.waiting().pop();
             match waiting {
                 Some(sandbox) if sandbox.has_ended() => {}
                 Some(sandbox) => return Ok(sandbox),
-                None => return self.launch(),
+                None => return self.launch(cpu),
             }
         }
     }
@@ -87,7 +99,7 @@ impl Launcher {
         if waiting.len() >= MOST_WAITING {
             return;
         }
-        match self.launch() {
+        match self.launch(&CpuLimits::default()) {
             Ok(sandbox) => waiting.push(sandbox),
             Err(error) => tracing::debug!(%error, "no sandbox waits for the next step"),
         }
@@ -108,8 +120,8 @@ impl Launcher {
         }
     }
 
-    fn launch(&self) -> Result<Sandbox, ExecError> {
-        let group = Group::new();
+    fn launch(&self, cpu: &CpuLimits) -> Result<Sandbox, ExecError> {
+        let group = self.groups().make(cpu);
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(start("make a socket"))?;
         ours.set_nonblocking(true).map_err(start("make a socket"))?;
         let socket = UnixStream::from_std(ours).map_err(start("make a socket"))?;
@@ -193,7 +205,7 @@ impl Sandbox {
     }
 
     /// Ends it and waits until it is gone.
-    async fn abandon(mut self) {
+    pub(super) async fn abandon(mut self) {
         let mut reply = Vec::new();
         let ended = match self.socket.shutdown().await {
             Ok(()) => self.socket.read_to_end(&mut reply).await.map(drop),

@@ -15,6 +15,7 @@
 //! but then programs see one, and draw colours and progress bars; a socket cannot be opened again as `/dev/stdout`.
 
 pub mod attach;
+mod certificates;
 mod cgroup;
 mod device;
 pub mod emulation;
@@ -36,6 +37,7 @@ mod subordinate;
 mod target;
 mod terminal;
 pub mod tier;
+mod ulimit;
 mod user;
 
 use std::fmt;
@@ -48,9 +50,12 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::limits::Limits;
 use crate::snapshot::rootfs::Rootfs;
 
 pub use attach::Attached;
+pub(crate) use certificates::BUNDLE as CA_BUNDLE;
+pub use cgroup::{Hits, Unenforceable};
 pub use keeper::init_main;
 pub use namespace::NamespaceExecutor;
 pub use probe::{Probe, probe};
@@ -92,6 +97,10 @@ pub struct Process {
     pub shm_size_bytes: Option<u64>,
     /// Small generated read-only files.
     pub files: Vec<StepFile>,
+    /// What it may use at most. Its time and its disk space are its caller's to watch.
+    pub limits: Limits,
+    /// Certificates, as PEM, that its programs trust beside those of the image. Nothing of them is in what it leaves.
+    pub ca_bundle: Option<Vec<u8>>,
 }
 
 /// What the network of a step can reach.
@@ -250,6 +259,8 @@ pub struct ExitReport {
     pub stubs: Vec<PathBuf>,
     /// Where its time went.
     pub times: StepTimes,
+    /// What it came up against.
+    pub hits: Hits,
 }
 
 /// Where the time of a step went; all zero for a program that could not be executed.
@@ -302,6 +313,9 @@ pub enum ExecError {
         /// Whether a network with nothing but loopback can be made.
         loopback: bool,
     },
+    /// The step is to be held to a limit that nothing here would keep.
+    #[error(transparent)]
+    Limit(#[from] Unenforceable),
     /// The sandbox ended without a report: something outside killed it.
     #[error("the sandbox was killed from outside")]
     Lost,
@@ -314,6 +328,14 @@ pub enum ExecError {
 pub trait Executor: Send + Sync {
     /// A step will be run soon: what can be made without knowing it may be made now. Returns soon.
     fn expect_step(&self);
+
+    /// Whether it can hold steps to `limits`. Limits of each process, time and disk space need no executor.
+    ///
+    /// # Errors
+    /// The first limit that nothing would keep.
+    fn can_keep(&self, limits: &Limits) -> Result<(), Unenforceable> {
+        cgroup::refuse(limits, "this sandbox has no control groups")
+    }
 
     /// Runs one step to its end, and sends what it prints as it comes. A receiver that is gone loses output, not the step.
     ///

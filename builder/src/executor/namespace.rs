@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::attach::{self, Attached, Manner};
-use super::cgroup::{self, Group};
+use super::cgroup::{self, Group, Hits, Unenforceable};
 use super::launch::{Launcher, Sandbox};
 use super::network::helper::{self, Helped};
 use super::network::{Lease, Networks};
@@ -30,6 +30,7 @@ use super::{
     DEFAULT_HOSTNAME, ExecError, Executor, ExitReport, Network, Outcome, OutputChunk, Process, Speaker, StepTimes,
 };
 use crate::ids::Ids;
+use crate::limits::{DEFAULT_PROCESSES, Limits};
 use crate::phase::Phase;
 use crate::sys;
 
@@ -74,12 +75,6 @@ impl NamespaceExecutor {
             .map_err(start("hold the program of the init"))?;
         sys::mount_setattr(&program, u64::from(MountAttrFlags::MOUNT_ATTR_RDONLY.bits()), 0)
             .map_err(start("make the program of the init read-only"))?;
-        cgroup::sweep();
-        if !Ids::of_process().is_outside() && Group::new().dirs().is_empty() {
-            tracing::warn!(
-                "steps run without limits on memory: no control group is delegated to the user of this server"
-            );
-        }
         let runner = Runner {
             launcher: Launcher::new(program),
             networks: Arc::default(),
@@ -130,7 +125,12 @@ impl Runner {
         let began = Instant::now();
         let lease = self.connect(process.network).await?;
         let connected = Instant::now();
-        let Sandbox { socket, printed, group } = self.launcher.take()?;
+        let sandbox = self.launcher.take(&process.limits.cpu)?;
+        if let Err(error) = sandbox.group.limit(&process.limits) {
+            sandbox.abandon().await;
+            return Err(error.into());
+        }
+        let Sandbox { socket, printed, group } = sandbox;
         let launched = Instant::now();
         let manner = attached.as_ref().map(|attached| attached.manner);
         let spec = self.spec(process, lease.as_ref(), manner);
@@ -150,6 +150,7 @@ impl Runner {
             async { self.launcher.prepare() },
         );
         if cancel.is_cancelled() {
+            tell_hits(process, group.hits(), &output).await;
             return Err(ExecError::Cancelled);
         }
         let reply = reply.map_err(|source| ExecError::Start {
@@ -209,6 +210,10 @@ impl Runner {
 }
 
 impl Executor for NamespaceExecutor {
+    fn can_keep(&self, limits: &Limits) -> Result<(), Unenforceable> {
+        self.runner.launcher.groups().check(limits)
+    }
+
     fn expect_step(&self) {
         self.runner.launcher.prepare();
     }
@@ -306,7 +311,15 @@ async fn report(
     group: &Group,
     output: &mpsc::Sender<OutputChunk>,
 ) -> Result<ExitReport, ExecError> {
+    let hits = group.hits();
     match reply {
+        // The kernel may kill all of the group at once.
+        None if hits.memory => Ok(ExitReport {
+            outcome: Outcome::OutOfMemory,
+            stubs: Vec::new(),
+            times: StepTimes::default(),
+            hits,
+        }),
         None => Err(ExecError::Lost),
         Some(Reply::Failed(Failure::Refused(message))) => Err(ExecError::Refused { message }),
         Some(Reply::Failed(Failure::Setup { action, reason })) => Err(ExecError::Setup { action, reason }),
@@ -319,11 +332,12 @@ async fn report(
                 outcome: Outcome::Code(code),
                 stubs,
                 times: StepTimes::default(),
+                hits,
             })
         }
         Some(Reply::Ended { status, stubs, times }) => {
             let outcome = match status {
-                Status::Code(137) | Status::Signal(9) if group.ran_out_of_memory() => Outcome::OutOfMemory,
+                Status::Code(137) | Status::Signal(9) if hits.memory => Outcome::OutOfMemory,
                 Status::Code(code) => Outcome::Code(code),
                 Status::Signal(signal) => Outcome::Signal(signal),
             };
@@ -334,7 +348,23 @@ async fn report(
                 ran,
                 ..StepTimes::default()
             };
-            Ok(ExitReport { outcome, stubs, times })
+            Ok(ExitReport {
+                outcome,
+                stubs,
+                times,
+                hits,
+            })
+        }
+    }
+}
+
+/// Says in the output of a step that was ended what kept it from ending by itself.
+async fn tell_hits(process: &Process, hits: Hits, output: &mpsc::Sender<OutputChunk>) {
+    if hits.processes {
+        let limit = process.limits.processes.unwrap_or(DEFAULT_PROCESSES);
+        let line = Bytes::from(format!("process limit {limit} reached\n"));
+        if output.send((Speaker::Executor, line)).await.is_err() {
+            tracing::debug!("nobody listens to the output of a step");
         }
     }
 }

@@ -1,7 +1,5 @@
 //! What this machine offers to sandboxes, for those who ask why a tier was chosen.
 
-use std::path::Path;
-
 use proto::platform::Platform;
 use rustix::mount::{FsOpenFlags, fsconfig_set_string, fsopen};
 
@@ -60,23 +58,11 @@ fn overlay() -> Probe {
 }
 
 fn limits() -> Probe {
-    if !Ids::of_process().is_outside() && cgroup::Group::new().dirs().is_empty() {
-        return Probe {
-            name: "limits",
-            ok: true,
-            found: "no control group is delegated to this user: steps run without limits on memory".to_owned(),
-        };
-    }
-    let v1 = Path::new("/sys/fs/cgroup/pids").is_dir();
-    let found = match (cgroup::has_version_2(), v1) {
-        (true, _) => "control groups version 2",
-        (false, true) => "control groups version 1",
-        (false, false) => "no control groups: steps run without limits",
-    };
+    let (ok, found) = cgroup::probe();
     Probe {
         name: "limits",
-        ok: cgroup::has_version_2() || v1,
-        found: found.to_owned(),
+        ok,
+        found,
     }
 }
 

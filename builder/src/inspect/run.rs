@@ -11,6 +11,7 @@ use super::mounts::{Held, Prepared};
 use super::setup::{Setup, network_of};
 use crate::build::{Job, check_granted};
 use crate::executor::{Attached, ExecError, ExitReport, Network, OutputChunk, Process, Security};
+use crate::limits::Limits;
 use crate::request::{Blame, BuildError, entitlements_from_wire, network_from_wire};
 
 /// Where programs are looked for if nothing says it.
@@ -57,7 +58,7 @@ pub async fn run(
         let mut held = Held::default();
         let ended = match held.prepare(&ground, job, step).await {
             Ok(prepared) => {
-                let process = process(args, ground.setup.clone(), prepared);
+                let process = process(args, ground.setup.clone(), prepared, job.host.limits_for(&job.session));
                 job.host
                     .executor
                     .attach(&process, attached, output, job.cancel.clone())
@@ -177,7 +178,7 @@ fn allow(start: &v1::ExecStart, setup: &Setup, job: &Job) -> Result<(), BuildErr
     }
 }
 
-fn process(args: Vec<String>, setup: Setup, prepared: Prepared) -> Process {
+fn process(args: Vec<String>, setup: Setup, prepared: Prepared, limits: Limits) -> Process {
     Process {
         args,
         env: prepared.env,
@@ -192,6 +193,8 @@ fn process(args: Vec<String>, setup: Setup, prepared: Prepared) -> Process {
         mounts: prepared.mounts,
         shm_size_bytes: setup.shm_size_bytes,
         files: setup.script.into_iter().collect(),
+        limits,
+        ca_bundle: None,
     }
 }
 

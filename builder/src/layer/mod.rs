@@ -11,6 +11,7 @@ mod header;
 pub mod lower;
 mod facts;
 pub mod diff;
+pub mod used;
 pub mod limits;
 pub mod retime;
 pub mod compress;

@@ -4,24 +4,22 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use proto::definition::{ExecOp, Mount, MountAccess, MountKind, VertexId};
 use proto::digest::DiffId;
 use proto::tree::{RelPath, Tree};
-use proto::v1::{self, event::Kind};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::agent::AgentSocket;
 use super::cache_mount::StepMounts;
 use super::device::{self, Edits};
+use super::verdict::{self, Held as HeldTo};
+use super::watch::{Exceeded, watch};
 use super::work::{BuildWork, FilesOf};
-use super::{file, foreign, sockets, stubs};
+use super::{certificates, file, foreign, output, sockets, stubs};
 use crate::blocking;
-use crate::event::{STEP_LOG_LIMIT, StepNumber};
-use crate::executor::{
-    self, ExecError, ExitReport, MountSource, Outcome, OutputChunk, Process, SecretValue, Speaker, StepDevice,
-    StepMount,
-};
+use crate::event::StepNumber;
+use crate::executor::{self, ExitReport, MountSource, Outcome, Process, SecretValue, StepDevice, StepMount};
 use crate::ids::Ids;
 use crate::inspect::keep::{self, Failed};
 use crate::inspect::setup::{network_of, script_of, security_of};
@@ -29,8 +27,9 @@ use crate::layer::lower::LowerTrees;
 use crate::layer::tar::WrittenLayer;
 use crate::layer::{diff, tar};
 use crate::layers::store_failed;
+use crate::limits::Limits;
 use crate::phase::Phase;
-use crate::request::{Blame, BuildError, FailedStep};
+use crate::request::{Blame, BuildError};
 use crate::room;
 use crate::snapshot::rootfs::Rootfs;
 use crate::snapshot::{Active, Snapshotter};
@@ -88,15 +87,39 @@ async fn run_prepared(work: &BuildWork, if_failed: Failed<'_>, prepared: Prepare
         .prepare(below.chains())
         .map_err(|error| store_failed(&error))?;
     preparing.end();
-    let process = process(exec, active.rootfs.clone(), prepared);
+    let process = Process {
+        limits: job.steps.limits.clone(),
+        ca_bundle: job.steps.ca_bundle.clone(),
+        ..process(exec, active.rootfs.clone(), prepared, job.steps.ca_bundle.is_some())
+    };
     let (output, chunks) = mpsc::channel(OUTPUT_QUEUE);
-    let running = job.host.executor.run(&process, output, job.cancel.clone());
-    let (result, ()) = tokio::join!(running, log(work, number, chunks));
-    match result {
-        Ok(report) if report.outcome == Outcome::Code(0) => commit(work, below, active, report, number).await,
-        other => {
+    let (cancel, ended) = (job.cancel.child_token(), CancellationToken::new());
+    let running = async {
+        let result = job.host.executor.run(&process, output, cancel.clone()).await;
+        ended.cancel();
+        result
+    };
+    let (result, (), exceeded) = tokio::join!(
+        running,
+        output::carry(work, number, chunks),
+        watch(&process.limits, &active.upper, &cancel, &ended)
+    );
+    let held = HeldTo {
+        to: &process.limits,
+        by_server: &job.steps.of_server,
+    };
+    match (result, exceeded) {
+        (Ok(report), _) if report.outcome == Outcome::Code(0) => {
+            let committed = commit(work, below, active, report, number).await?;
+            committed.map_err(|exceeded| verdict::ended_early(exec, exceeded, held))
+        }
+        (other, exceeded) => {
             let has_run = other.is_ok();
-            let error = explain_one_id(failure(exec, other, job.cancel.is_cancelled()));
+            let error = match exceeded {
+                _ if job.cancel.is_cancelled() => BuildError::canceled(),
+                Some(exceeded) => verdict::ended_early(exec, exceeded, held),
+                None => explain_one_id(verdict::failure(exec, other, held)),
+            };
             // Asked before what the step wrote is removed.
             let error = match job.host.room.is_full() && error.blame != Blame::Canceled {
                 true => room::full(error.note("the disk of the store is full")),
@@ -148,7 +171,7 @@ async fn abandon(work: &BuildWork, active: Active) -> Result<(), BuildError> {
     .await
 }
 
-fn process(exec: &ExecOp, rootfs: Rootfs, prepared: Prepared) -> Process {
+fn process(exec: &ExecOp, rootfs: Rootfs, prepared: Prepared, has_ca_bundle: bool) -> Process {
     let Prepared {
         mounts,
         mut env,
@@ -159,6 +182,9 @@ fn process(exec: &ExecOp, rootfs: Rootfs, prepared: Prepared) -> Process {
         files.push(script_of(script));
     }
     env.extend(exec.proxy_env.iter().cloned());
+    if has_ca_bundle {
+        certificates::name(&mut env);
+    }
     Process {
         args: exec.args.clone(),
         env,
@@ -173,6 +199,8 @@ fn process(exec: &ExecOp, rootfs: Rootfs, prepared: Prepared) -> Process {
         mounts,
         shm_size_bytes: exec.shm_size_bytes,
         files,
+        limits: Limits::default(),
+        ca_bundle: None,
     }
 }
 
@@ -355,15 +383,17 @@ async fn bind(
     })
 }
 
-/// The changes of a step as a layer: read once, for its tree and its diff ID; the bytes stay where they are.
+/// The changes of a step as a layer: read once, for its tree and its diff ID; the bytes stay where they are. Not if they take more
+/// space than the step may.
 async fn commit(
     work: &BuildWork,
     below: &Stack,
     mut active: Active,
     report: ExitReport,
     step: StepNumber,
-) -> Result<Layer, BuildError> {
+) -> Result<Result<Layer, Exceeded>, BuildError> {
     let layers = work.job.host.layers.clone();
+    let most_bytes = work.job.steps.limits.disk_bytes;
     let trees = match layers.trees(below, &work.job, step).await {
         Ok(trees) => trees,
         Err(error) => {
@@ -380,9 +410,17 @@ async fn commit(
             .filter(|stub| !KEPT_MOUNT_POINTS.contains(&stub.as_bytes()))
             .collect();
         match changes(&mut active, &trees, &stubs) {
+            // Between two looks of the watcher it may have written more.
+            Ok(_) if let Some(most) = most_bytes.filter(|most| active.disk_bytes > Some(*most)) => {
+                layers
+                    .snapshots()
+                    .abandon(active)
+                    .map_err(|error| store_failed(&error))?;
+                Ok(Err(Exceeded::Disk(most)))
+            }
             Ok(written) => {
                 let _phase = Phase::Commit.start();
-                layers.commit(active, below, written)
+                layers.commit(active, below, written).map(Ok)
             }
             Err(error) => {
                 layers
@@ -423,69 +461,5 @@ fn explain_one_id(error: BuildError) -> BuildError {
     error.note(note).help(executor::help_for_one_id())
 }
 
-fn failure(exec: &ExecOp, result: Result<ExitReport, ExecError>, canceled: bool) -> BuildError {
-    if canceled {
-        return BuildError::canceled();
-    }
-    let command = exec.args.join(" ").escape_debug().to_string();
-    match result {
-        Ok(report) => {
-            let (code, note) = match report.outcome {
-                Outcome::Code(code) => (code, None),
-                Outcome::Signal(signal) => (128 + signal, Some(format!("signal {signal} ended it"))),
-                Outcome::OutOfMemory => (137, Some("it ran out of memory".to_owned())),
-            };
-            let message = format!("process \"{command}\" did not complete successfully: exit code: {code}");
-            let mut error = BuildError::user(message);
-            error.notes.extend(note);
-            error.step = Some(Box::new(FailedStep {
-                name: String::new(),
-                log_tail: Vec::new(),
-                exit_code: Some(code),
-            }));
-            error
-        }
-        Err(ExecError::Cancelled) => BuildError::canceled(),
-        Err(error @ ExecError::Refused { .. }) => BuildError::user(error.to_string()),
-        Err(error @ ExecError::Network { loopback, .. }) => {
-            let without = match loopback {
-                true => "`--network=none` and `--network=host --allow=network.host` work without",
-                false => "`--network=host --allow=network.host` works without",
-            };
-            BuildError::environment(error.to_string()).help(without)
-        }
-        Err(error) => BuildError::new(Blame::Environment, error.to_string()),
-    }
-}
-
 /// Chunks of output that may wait for the log.
 const OUTPUT_QUEUE: usize = 64;
-
-/// Carries the output of a process into the event log and to builds that wait for it, up to a limit. Ends when the process has.
-async fn log(work: &BuildWork, step: StepNumber, mut chunks: mpsc::Receiver<OutputChunk>) {
-    let publish = |stream: u32, data: Bytes| {
-        work.job.events.publish(Kind::StepLog(v1::StepLog {
-            step: step.0,
-            stream,
-            data: data.to_vec(),
-        }));
-        if let Some(transcript) = &work.transcript {
-            transcript.say(stream, data);
-        }
-    };
-    let mut taken = 0;
-    while let Some((speaker, bytes)) = chunks.recv().await {
-        if taken >= STEP_LOG_LIMIT {
-            continue;
-        }
-        taken += bytes.len();
-        publish(if speaker == Speaker::Step { 1 } else { 2 }, bytes);
-        if taken >= STEP_LOG_LIMIT {
-            let limit = STEP_LOG_LIMIT >> 20;
-            publish(
-                2,
-                format!("\n[output clipped: the limit of {limit} MiB a step is reached]\n").into(),
-            );
-        }
-    }
-}

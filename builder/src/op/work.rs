@@ -183,13 +183,15 @@ impl Work for BuildWork {
         work.slot.clone_from(&run.slot);
         work.transcript.clone_from(&run.transcript);
         async move {
-            match &work.definition.vertex(id).op {
+            let done = match &work.definition.vertex(id).op {
                 Op::File(op) => file::run(&work, id, op, inputs, step).await,
                 Op::Exec(op) => exec::run(&work, id, op, inputs, step).await,
                 Op::Image(_) | Op::Local(_) | Op::Http(_) | Op::Git(_) => {
                     Err(BuildError::bug("a source has no work to run"))
                 }
-            }
+            };
+            // Nobody but this knows the session, and everybody will be told of a failure.
+            done.map_err(|error| error.scrubbed(work.job.session.secrets()))
         }
         .boxed()
     }

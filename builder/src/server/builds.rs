@@ -222,7 +222,7 @@ impl BuildService {
                 Err(error) => Outcome::Failure(if handle.cancel.is_cancelled() && error.blame == Blame::Canceled {
                     BuildError::canceled().to_wire()
                 } else {
-                    error.to_wire()
+                    error.scrubbed(session.secrets()).to_wire()
                 }),
             };
             events.publish(Kind::Finished(v1::Finished { outcome: Some(outcome) }));

@@ -25,8 +25,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::executor::Unenforceable;
 use crate::executor::tier::{self, Tier};
 use crate::host::Host;
+use crate::limits::Limits;
 use crate::room::Marks;
 pub use listen::{InProcess, in_process, serve};
 pub use open::open_host;
@@ -49,6 +51,8 @@ pub struct ServeOptions {
     pub entitlements: Entitlements,
     /// Whether steps of every build are hardened.
     pub hardened: bool,
+    /// What every step gets that asks for nothing, and no step gets more of.
+    pub limits: Limits,
     /// Directories with specifications of devices, in ascending precedence.
     pub device_specs: Vec<PathBuf>,
     /// When it collects by itself.
@@ -68,6 +72,9 @@ pub enum ServeError {
     /// Steps cannot be run as they should be.
     #[error(transparent)]
     Sandbox(#[from] tier::Impossible),
+    /// Steps cannot be held to what they should.
+    #[error(transparent)]
+    Limit(#[from] Unenforceable),
     /// A part of the server could not be prepared.
     #[error("cannot prepare the server: {0}")]
     Prepare(String),

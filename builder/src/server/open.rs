@@ -52,6 +52,7 @@ pub async fn open_host(options: &ServeOptions) -> Result<Host, ServeError> {
     snapshots.sweep().map_err(|error| prepare(&error))?;
     store.kept().sweep().map_err(|error| prepare(&error))?;
     let executor = executor(tier, options)?;
+    executor.can_keep(&options.limits)?;
     let registry = Client::new(Patience::default()).map_err(|error| prepare(&error))?;
     let downloader = Downloader::new(Patience::default()).map_err(|error| prepare(&error))?;
     let others = TIERS.into_iter().map(|other| snapshots_dir(&store, other));
@@ -81,6 +82,7 @@ pub async fn open_host(options: &ServeOptions) -> Result<Host, ServeError> {
         cache_mounts: CacheMounts::new(Arc::clone(&store)),
         hardened: options.hardened,
         entitlements: options.entitlements.clone(),
+        limits: options.limits.clone(),
         device_specs: options.device_specs.clone(),
         platform: native_platform(),
         store,

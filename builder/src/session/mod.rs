@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::request::{Blame, BuildError};
+use crate::scrub::Secrets;
 
 pub use walk::{WalkedContext, WantedContext};
 
@@ -31,6 +32,7 @@ pub struct Session {
     next_id: AtomicU64,
     waiting: Mutex<HashMap<u64, mpsc::Sender<Result<Answer, BuildError>>>>,
     gone: CancellationToken,
+    secrets: Secrets,
 }
 
 impl std::fmt::Debug for Session {
@@ -67,6 +69,7 @@ impl Session {
             next_id: AtomicU64::new(1),
             waiting: Mutex::default(),
             gone: CancellationToken::new(),
+            secrets: Secrets::default(),
         })
     }
 
@@ -203,9 +206,18 @@ impl Session {
             .ask(Question::GetSecret(v1::GetSecret { id: id.to_owned() }))
             .await?;
         match answers.next().await? {
-            Some(Answer::Secret(secret)) => Ok(Some(secret.value)),
+            Some(Answer::Secret(secret)) => {
+                self.secrets.add(&secret.value);
+                Ok(Some(secret.value))
+            }
             _ => Err(unexpected("GetSecret")),
         }
+    }
+
+    /// Everything secret that the client has said until now.
+    #[must_use]
+    pub fn secrets(&self) -> &Secrets {
+        &self.secrets
     }
 
     /// Whether the client lends an SSH agent of that name.
@@ -241,6 +253,8 @@ impl Session {
         let mut answers = self.ask(Question::GetCredentials(question)).await?;
         match answers.next().await? {
             Some(Answer::Credentials(found)) => {
+                self.secrets.add(found.password.as_bytes());
+                self.secrets.add(found.identity_token.as_bytes());
                 let empty = found.username.is_empty() && found.identity_token.is_empty();
                 Ok((!empty).then_some(found))
             }

@@ -174,6 +174,8 @@ pub struct Solve {
     pub clock: Clock,
     /// Which steps may not come from the cache.
     pub no_cache: NoCache,
+    /// Whether its steps can fail for reasons that other builds do not have: limits.
+    pub fails_alone: bool,
     /// What became of the steps, and what earlier builds of the same Dockerfile had.
     pub ledger: Arc<Ledger>,
 }

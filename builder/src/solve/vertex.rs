@@ -103,7 +103,7 @@ fn is_for_all(solve: &Solve, id: VertexId) -> bool {
         }
         _ => false,
     };
-    !own && !vertex.inputs().iter().any(reads_client)
+    !own && !solve.fails_alone && !vertex.inputs().iter().any(reads_client)
 }
 
 /// What is known of a vertex whose turn it is.

@@ -8,6 +8,7 @@ use builder::executor::{
     ExecError, Executor, ExitReport, MountSource, NamespaceExecutor, Network, Outcome, OutputChunk, Process, Security,
     Speaker,
 };
+use builder::limits::Limits;
 use builder::snapshot::rootfs::{Rootfs, Upper};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -136,6 +137,8 @@ impl Bench {
             mounts: Vec::new(),
             shm_size_bytes: None,
             files: Vec::new(),
+            limits: Limits::default(),
+            ca_bundle: None,
         }
     }
 

@@ -1,7 +1,7 @@
 //! However a step ends, nothing of it is left.
 
 use std::fs;
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use builder::executor::{ExecError, Executor, ExitReport, NamespaceExecutor, Process};
@@ -100,15 +100,24 @@ pub(crate) fn a_killed_engine_takes_its_steps_along() {
     });
 }
 
-/// The control groups that an engine has left.
+/// The control groups that an engine has left, wherever it makes them.
 fn groups_of(engine: u32) -> Vec<String> {
-    let dirs = ["", "pids", "memory"].map(|hierarchy| Path::new("/sys/fs/cgroup").join(hierarchy).join("rbuild"));
-    let entries = dirs
-        .iter()
-        .filter(|dir| dir.exists())
-        .flat_map(|dir| fs::read_dir(dir).unwrap());
-    let names = entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
-    names.filter(|name| name.starts_with(&format!("{engine}-"))).collect()
+    let (mut found, mut left) = (Vec::new(), vec![PathBuf::from("/sys/fs/cgroup")]);
+    while let Some(dir) = left.pop() {
+        // Groups of others come and go.
+        let Ok(entries) = fs::read_dir(&dir) else { continue };
+        for path in entries
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|path| path.is_dir())
+        {
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if dir.ends_with("rbuild") && name.starts_with(&format!("{engine}-")) {
+                found.push(name);
+            }
+            left.push(path);
+        }
+    }
+    found
 }
 
 #[track_caller]

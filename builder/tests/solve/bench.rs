@@ -269,6 +269,7 @@ impl Bench {
             cancel: CancellationToken::new(),
             clock: Clock::fixed(1),
             no_cache,
+            fails_alone: false,
             ledger: Arc::new(Ledger::new(&["p".to_owned()])),
         }
     }

@@ -9,6 +9,7 @@ use crate::args::{ServeArgs, StorageArgs};
 use crate::config::{Config, ServerChoice};
 use crate::engine::{self, Amount, Marks, ServeOptions};
 use crate::exit::Problem;
+use crate::limits;
 use crate::request;
 use crate::server;
 use crate::values;
@@ -45,6 +46,7 @@ pub(crate) fn run(args: &ServeArgs, config: &Config) -> Result<(), Problem> {
         device_specs: config.device_specs.clone(),
         marks: marks(&args.storage, config.marks)?,
         sandbox: config.sandbox,
+        limits: limits::parse(&args.limits)?,
     };
     log_to_stderr(config)?;
     engine::prepare_process();

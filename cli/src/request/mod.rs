@@ -5,6 +5,7 @@ mod context;
 use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
 use std::net::IpAddr;
+use std::path::Path;
 
 use proto::entitlement::{Entitlement, Entitlements};
 use proto::platform::Platform;
@@ -16,6 +17,7 @@ use crate::args::{BuildArgs, ResultArgs, StepArgs, WhatArgs};
 use crate::config::{Config, Environment};
 use crate::dockerfile::{self, NamedText};
 use crate::exit::Problem;
+use crate::limits;
 use crate::output::{self, Destination, Output};
 use crate::proxies;
 use crate::secret::Secrets;
@@ -112,6 +114,8 @@ pub(crate) fn resolve(args: &BuildArgs, config: &Config, stdin: impl Read) -> Re
         dockerfile_name: main.dockerfile_name,
         insecure_registries: args.result.insecure_registries.clone(),
         context_modes: v1::ContextModes::from(args.what.context_modes).into(),
+        step_limits: Some(limits::parse(&args.limits)?),
+        ca_bundle: certificates(args.steps.ca_bundle.as_deref())?,
     };
     Ok(Build {
         request,
@@ -333,6 +337,33 @@ fn shm_size(text: Option<&str>) -> Result<u64, Problem> {
             size => Ok(size),
         },
     }
+}
+
+/// Larger files of certificates do not fit into a request.
+const MAX_CERTIFICATES_BYTES: u64 = 2 << 20;
+
+/// The file of `--ca-bundle`; empty without one.
+fn certificates(path: Option<&Path>) -> Result<Vec<u8>, Problem> {
+    let Some(path) = path else {
+        return Ok(Vec::new());
+    };
+    let wrong = |what: &str| Problem::usage(format!("--ca-bundle: `{}` {what}", path.display()));
+    let file = std::fs::File::open(path).map_err(|error| wrong(&format!("cannot be read: {error}")))?;
+    let mut bytes = Vec::new();
+    file.take(MAX_CERTIFICATES_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| wrong(&format!("cannot be read: {error}")))?;
+    if bytes.len() as u64 > MAX_CERTIFICATES_BYTES {
+        return Err(wrong(&format!("is larger than {MAX_CERTIFICATES_BYTES} bytes")));
+    }
+    let text = String::from_utf8_lossy(&bytes);
+    if text.contains("PRIVATE KEY-----") {
+        return Err(wrong("holds a private key, which no step is to see"));
+    }
+    if !text.contains("-----BEGIN CERTIFICATE-----") {
+        return Err(wrong("holds no certificate").help("certificates are written as PEM: -----BEGIN CERTIFICATE-----"));
+    }
+    Ok(bytes)
 }
 
 type NamedContexts = (HashMap<String, v1::NamedContext>, BTreeMap<String, Context>);

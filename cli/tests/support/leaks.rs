@@ -85,3 +85,27 @@ pub(crate) fn nothing_is_left(store: &Path) {
     assert_eq!(processes_about(store), [""; 0], "processes");
     assert_eq!(unfinished(store), [""; 0], "files");
 }
+
+/// Control groups that an engine has made and that are still there.
+pub(crate) fn control_groups_of(engine: u32) -> Vec<String> {
+    let (mut found, mut left) = (Vec::new(), vec![PathBuf::from("/sys/fs/cgroup")]);
+    let prefix = format!("{engine}-");
+    while let Some(directory) = left.pop() {
+        // Groups of others come and go.
+        let Ok(entries) = std::fs::read_dir(&directory) else {
+            continue;
+        };
+        for path in entries
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|path| path.is_dir())
+        {
+            let is_of_step =
+                directory.ends_with("rbuild") && path.file_name().unwrap().to_str().unwrap().starts_with(&prefix);
+            if is_of_step {
+                found.push(path.display().to_string());
+            }
+            left.push(path);
+        }
+    }
+    found
+}
