@@ -16,6 +16,7 @@ mod errors;
 mod explain;
 mod failures;
 mod help;
+mod hostile;
 mod leases;
 mod memory;
 mod mounts;

@@ -12,7 +12,7 @@ const MOUNT: &str = "/sys/fs/cgroup";
 /// The directory of this engine below each hierarchy.
 const PARENT: &str = "rbuild";
 /// Processes and threads of a step.
-const MAX_PIDS: u64 = 8192;
+pub(super) const MAX_PIDS: u64 = 8192;
 
 static NEXT: AtomicU64 = AtomicU64::new(0);
 

@@ -12,6 +12,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use proto::tree::RelPath;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{
@@ -32,7 +33,7 @@ use super::{DEFAULT_HOSTNAME, Security, insecure, network, seccomp};
 use crate::sys::{self, Fork};
 
 /// What root in a step may do: the fourteen capabilities that container engines have always given.
-const CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
+pub(super) const CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::DAC_OVERRIDE)
     .union(CapabilitySet::FSETID)
     .union(CapabilitySet::FOWNER)
@@ -48,7 +49,7 @@ const CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::AUDIT_WRITE);
 
 /// Many old programs loop over the soft limit of open files, so it is low; the hard one is high.
-const OPEN_FILES: Rlimit = Rlimit {
+pub(super) const OPEN_FILES: Rlimit = Rlimit {
     current: Some(1024),
     maximum: Some(1 << 20),
 };
@@ -118,6 +119,13 @@ fn first(mut spec: Spec) -> Result<Reply, Failure> {
     let process = &mut spec.process;
     if !process.env.iter().any(|(name, _)| name == "HOME") {
         process.env.push(("HOME".to_owned(), identity.home.clone()));
+    }
+    // What a process of the kernel's file system points at is text to the walk, and nothing to begin in.
+    if RelPath::clean(process.cwd.as_bytes()).components().next() == Some(b"proc") {
+        return Err(Failure::Refused(format!(
+            "cannot enter working directory `{}`: it is in the file system of the kernel's processes",
+            process.cwd
+        )));
     }
     let cwd = tree
         .reach(&process.cwd, Want::Dir)

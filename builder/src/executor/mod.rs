@@ -16,6 +16,8 @@
 
 mod cgroup;
 mod device;
+#[cfg(test)]
+mod documented;
 pub mod emulation;
 mod init;
 mod insecure;
