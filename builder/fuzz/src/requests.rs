@@ -22,7 +22,7 @@ pub fn requests(input: &[u8]) {
     if let Ok(message) = v1::ClientMessage::decode(input) {
         use v1::client_message::Body;
         match message.body {
-            Some(Body::ContextTree(tree)) => take_tree(tree),
+            Some(Body::Tree(tree)) => take_tree(tree),
             Some(Body::Hello(hello)) => drop(check_build_id(&hello.build_id)),
             other => drop(format!("{other:?}")),
         }
@@ -65,6 +65,7 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
     };
     let client = |body| v1::ClientMessage {
         request_id: 1,
+        last: true,
         body: Some(body),
     };
     use v1::client_message::Body;
@@ -92,7 +93,7 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
             entry("c", v1::tree_entry::Kind::SymlinkTarget(b"../a".to_vec())),
         ],
     };
-    let context = client(Body::ContextTree(v1::ContextTree {
+    let context = client(Body::Tree(v1::ContextTree {
         tree: Some(tree.clone()),
         ..v1::ContextTree::default()
     }));
