@@ -223,6 +223,18 @@ impl Downloader {
         }
     }
 
+    /// The address that answers in the end, all redirects followed; nothing of the answer is read.
+    ///
+    /// # Errors
+    /// See [`DownloadError`].
+    pub async fn locate(&self, request: &Request) -> Result<String, DownloadError> {
+        let url = Url::parse(&request.url).ok().filter(is_http);
+        let url = url.ok_or_else(|| DownloadError::Url {
+            url: redacted(&request.url),
+        })?;
+        Ok(self.ask(request, url).await?.url().to_string())
+    }
+
     async fn fetch_once(&self, request: &Request, url: Url, sink: &mut dyn Receive) -> Result<Answer, Broken> {
         let response = self.ask(request, url).await.map_err(Broken::Answer)?;
         if response.status() == StatusCode::NOT_MODIFIED && !request.known.is_empty() {

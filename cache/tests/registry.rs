@@ -183,7 +183,7 @@ async fn through(answers: Vec<Vec<u8>>, wanted: &Descriptor) -> (Result<Vec<u8>,
 }
 
 #[tokio::test]
-async fn other_bytes_of_the_right_length_are_refused() {
+async fn r01_other_bytes_of_the_right_length_are_refused() {
     let (got, _) = through(vec![answer("200 OK", "", b"hellO")], &blob(b"hello")).await;
     assert!(
         matches!(got, Err(Error::DigestMismatch { actual, .. }) if actual == Digest::of(b"hellO")),
@@ -209,7 +209,7 @@ async fn an_announced_wrong_length_is_refused_before_reading() {
 }
 
 #[tokio::test]
-async fn a_body_without_end_is_left_after_one_byte_too_many() {
+async fn r01_a_body_without_end_is_left_after_one_byte_too_many() {
     let (got, _) = through(vec![raw("200 OK", "", &[b'x'; 9000])], &blob(b"hello")).await;
     assert!(matches!(got, Err(Error::SizeMismatch { expected: 5, .. })), "{got:?}");
 }
@@ -247,7 +247,7 @@ async fn a_transfer_that_never_gets_further_ends() {
 }
 
 #[tokio::test]
-async fn overload_is_waited_out_and_endless_waits_are_refused() {
+async fn r04_overload_is_waited_out_and_endless_waits_are_refused() {
     let patient = vec![
         answer("429 Slow", "Retry-After: 0\r\n", b""),
         answer("503 Busy", "", b""),
@@ -274,7 +274,7 @@ async fn lasting_failure_tells_status_and_the_registrys_words() {
 }
 
 #[tokio::test]
-async fn a_redirect_to_another_origin_carries_no_credentials() {
+async fn r02_a_redirect_to_another_origin_carries_no_credentials() {
     let elsewhere = Faulty::start(vec![answer("200 OK", "", b"hello")]).await;
     let redirect = format!("Location: http://{}/cdn?sig=1\r\n", elsewhere.address);
     let server = Faulty::start(vec![
@@ -291,6 +291,34 @@ async fn a_redirect_to_another_origin_carries_no_credentials() {
     assert_eq!(got.unwrap(), b"hello");
     assert!(server.requests()[1].to_lowercase().contains("authorization: basic"));
     assert!(!elsewhere.requests()[0].to_lowercase().contains("authorization"));
+}
+
+#[tokio::test]
+async fn r03_a_registry_leads_to_no_metadata_service() {
+    let redirect = answer("307 There", "Location: http://169.254.169.254/latest\r\n", b"");
+    let (got, requests) = through(vec![redirect], &blob(b"hello")).await;
+    assert!(matches!(got, Err(Error::Malformed { .. })), "{got:?}");
+    assert_eq!(requests.len(), 1);
+    let realm = "WWW-Authenticate: Bearer realm=\"http://169.254.169.254/token\"\r\n";
+    let (got, requests) = through(vec![answer("401 No", realm, b"")], &blob(b"hello")).await;
+    assert!(matches!(got, Err(Error::Malformed { .. })), "{got:?}");
+    assert_eq!(requests.len(), 1);
+}
+
+#[tokio::test]
+async fn r04_headers_without_end_are_refused() {
+    let many = |count: usize| {
+        let lines = (0..count).map(|number| format!("X-{number}: {}\r\n", "x".repeat(1000)));
+        answer("200 OK", &lines.collect::<String>(), b"hello")
+    };
+    let (got, _) = through(vec![many(50)], &blob(b"hello")).await;
+    assert_eq!(got.unwrap(), b"hello");
+    for count in [70, 90, 5000] {
+        let (got, _) = through(vec![many(count); 3], &blob(b"hello")).await;
+        assert!(got.is_err(), "{count}");
+    }
+    let (got, _) = through(vec![many(70)], &blob(b"hello")).await;
+    assert!(got.unwrap_err().to_string().contains("limit of 65536 bytes"));
 }
 
 #[tokio::test]

@@ -35,7 +35,12 @@ pub(crate) fn read(context: &Path, file: Option<&Path>) -> Result<Description, P
         Some(path) => (path.to_owned(), path.display().to_string()),
         None => default_dockerfile(context),
     };
-    let dockerfile = match read_limited(&path) {
+    // A pipe that the user names is a Dockerfile; one that lies in the context would keep us waiting.
+    let dockerfile = match if file.is_some() {
+        read_limited(&path)
+    } else {
+        read_regular(&path)
+    } {
         Ok(Some(bytes)) => NamedText { name, bytes },
         Ok(None) => return Err(missing(&path, context, file.is_some())),
         Err(problem) => return Err(problem),
@@ -43,7 +48,7 @@ pub(crate) fn read(context: &Path, file: Option<&Path>) -> Result<Description, P
     let mut own = path.into_os_string();
     own.push(".dockerignore");
     let own = PathBuf::from(own);
-    let ignore = match read_limited(&own)? {
+    let ignore = match read_regular(&own)? {
         Some(bytes) => Some(NamedText {
             name: file_name(&own),
             bytes,
@@ -64,7 +69,7 @@ pub(crate) fn file(path: &Path) -> Result<NamedText, Problem> {
 
 /// The `.dockerignore` at the top of a context.
 pub(crate) fn context_ignore(context: &Path) -> Result<Option<NamedText>, Problem> {
-    let bytes = read_limited(&context.join(".dockerignore"))?;
+    let bytes = read_regular(&context.join(".dockerignore"))?;
     Ok(bytes.map(|bytes| NamedText {
         name: ".dockerignore".to_owned(),
         bytes,
@@ -89,7 +94,18 @@ fn default_dockerfile(context: &Path) -> (PathBuf, String) {
     (context.join("Dockerfile"), "Dockerfile".to_owned())
 }
 
-/// The bytes of a regular file; nothing if there is none.
+/// The bytes of a file that is no pipe and no device; nothing if there is none.
+fn read_regular(path: &Path) -> Result<Option<Vec<u8>>, Problem> {
+    match std::fs::metadata(path) {
+        Ok(metadata) if !metadata.is_file() && !metadata.is_dir() => {
+            Err(Problem::usage(format!("`{}` is no regular file", path.display())))
+        }
+        // Whatever else is wrong with it shows itself when it is read.
+        _ => read_limited(path),
+    }
+}
+
+/// The bytes of a file; nothing if there is none.
 fn read_limited(path: &Path) -> Result<Option<Vec<u8>>, Problem> {
     let failed = |error: std::io::Error| Problem::usage(format!("failed to read `{}`: {error}", path.display()));
     match std::fs::metadata(path) {
@@ -238,6 +254,20 @@ mod tests {
         assert_eq!(problem.helps, ["name the Dockerfile with `-f PATH`"]);
         let asked = read(context.path(), Some(&context.path().join("x"))).unwrap_err();
         assert!(asked.helps[0].contains("relative to the current directory"));
+    }
+
+    #[test]
+    fn r07_a_pipe_in_the_context_is_not_waited_for() {
+        for name in ["Dockerfile", ".dockerignore", "Dockerfile.dockerignore"] {
+            let context = match name {
+                "Dockerfile" => context(&[]),
+                _ => context(&[("Dockerfile", "FROM a")]),
+            };
+            let place = context.path().join(name);
+            rustix::fs::mkfifoat(rustix::fs::CWD, place, rustix::fs::Mode::RUSR).unwrap();
+            let problem = read(context.path(), None).unwrap_err();
+            assert!(problem.message.ends_with("is no regular file"), "{}", problem.message);
+        }
     }
 
     #[test]

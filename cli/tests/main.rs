@@ -19,6 +19,7 @@ mod explain;
 mod failures;
 mod hardened;
 mod help;
+mod hostile;
 mod inspect;
 mod leases;
 mod limits;

@@ -84,6 +84,39 @@ pub fn main(targets: &[Target], arguments: &[String]) -> ExitCode {
     thread.join().expect("panics of the target are caught in it")
 }
 
+/// Tries inputs for a while, `runs` of them at least; returns how many.
+///
+/// # Panics
+/// If one of them is taken wrong, or takes longer than a minute: tests share their processors with others.
+#[must_use]
+pub fn try_some(target: &Target, seed: u64, runs: u64, duration: Duration) -> u64 {
+    let mut mutator = Mutator {
+        random: Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
+        seeds: (target.seeds)(),
+        words: target.words,
+    };
+    for seed in mutator.seeds.clone() {
+        (target.run)(&seed);
+    }
+    let started = Instant::now();
+    let mut done = 0;
+    while done < runs || started.elapsed() < duration {
+        let input = mutator.next();
+        let began = Instant::now();
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| (target.run)(&input))) {
+            say(&format!(
+                "{}: input {:?}",
+                target.name,
+                input.escape_ascii().to_string()
+            ));
+            std::panic::resume_unwind(panic);
+        }
+        assert!(began.elapsed() < Duration::from_secs(60), "{}: too long", target.name);
+        done += 1;
+    }
+    done
+}
+
 /// Tries inputs until one panics or takes too long, or `duration` is over. The input at hand is always in a file, for what ends
 /// the process or never ends.
 fn search(target: &Target, duration: Duration, seed: u64) -> ExitCode {

@@ -13,7 +13,7 @@ use crate::run::{check, command, is_installed, output, repository, say, target_d
 /// The crates, each with its targets.
 const CRATES: &[(&str, &[&str])] = &[
     ("frontend", &["parse", "expand", "ignore"]),
-    ("builder", &["layer", "records"]),
+    ("builder", &["layer", "records", "unpack", "documents", "requests"]),
 ];
 
 /// Counters for every edge, and what comparisons compare.

@@ -54,11 +54,53 @@ pub(crate) fn run() -> Result<()> {
     readme_paths(&root, &mut problems)?;
     evidence(&root, Path::new("docs/parity.md"), &mut problems)?;
     evidence(&root, Path::new("frontend/src/corner_cases.rs"), &mut problems)?;
+    evidence(&root, Path::new("docs/security.md"), &mut problems)?;
+    threats(&fs::read_to_string(root.join("docs/security.md"))?, &mut problems);
+    for file in &files {
+        // What is no text has no code.
+        if let Ok(text) = fs::read_to_string(root.join(file)) {
+            unsafe_code(file, &text, &mut problems);
+        }
+    }
     if !problems.is_empty() {
         bail!("tidy: {} problems\n{}", problems.len(), problems.join("\n"));
     }
     say(&format!("tidy: {} files in order", files.len()));
     Ok(())
+}
+
+/// Rows of the tables of threats: how many each letter has.
+const THREATS: &[(char, usize)] = &[('T', 17), ('L', 15), ('R', 9), ('S', 10)];
+
+/// Every threat has a row, and every row a test.
+fn threats(page: &str, problems: &mut Vec<String>) {
+    for (letter, count) in THREATS {
+        for number in 1..=*count {
+            let start = format!("| {letter}{number} |");
+            let row = page.lines().find(|line| line.starts_with(&start));
+            let test = row.and_then(|row| row.split('|').nth(3));
+            if !test.is_some_and(|test| test.contains('/')) {
+                problems.push(format!("docs/security.md: {letter}{number} has no test"));
+            }
+        }
+    }
+}
+
+/// `unsafe` has one place, and everything else forbids it.
+fn unsafe_code(file: &Path, text: &str, problems: &mut Vec<String>) {
+    if file.extension().is_none_or(|extension| extension != "rs") {
+        return;
+    }
+    let shown = file.display();
+    let is_root = file.ends_with("src/lib.rs") || file.ends_with("src/main.rs");
+    let exempt = file.starts_with("builder") || file.components().any(|part| part.as_os_str() == "fuzz");
+    if is_root && !exempt && !text.contains("#![forbid(unsafe_code)]") {
+        problems.push(format!("{shown}: does not forbid `unsafe`"));
+    }
+    let opens = |line: &str| line.contains("unsafe {") || line.contains("unsafe fn ") || line.contains("unsafe impl ");
+    if !file.starts_with("builder/src/sys") && !file.starts_with("xtask") && text.lines().any(opens) {
+        problems.push(format!("{shown}: `unsafe` belongs into builder/src/sys"));
+    }
 }
 
 fn tracked(root: &Path) -> Result<Vec<PathBuf>> {
@@ -177,4 +219,36 @@ fn evidence(root: &Path, page: &Path, problems: &mut Vec<String>) -> Result<()> 
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::{threats, unsafe_code};
+
+    #[test]
+    fn a_threat_without_a_test_is_a_problem() {
+        let mut problems = Vec::new();
+        threats(
+            "| T1 | protected | `a/b.rs::c` |\n| T2 | protected | |\n",
+            &mut problems,
+        );
+        let found = |name: &str| problems.iter().any(|problem| problem.contains(&format!(" {name} has")));
+        assert_eq!((found("T1"), found("T2"), found("S10")), (false, true, true));
+    }
+
+    #[test]
+    fn s10_unsafe_code_outside_of_its_place_is_a_problem() {
+        let count = |file: &str, text: &str| {
+            let mut problems = Vec::new();
+            unsafe_code(Path::new(file), text, &mut problems);
+            problems.len()
+        };
+        let open = "fn a() { unsafe { b() } }";
+        assert_eq!(count("builder/src/sys/memory.rs", open), 0);
+        assert_eq!(count("builder/src/layer/read.rs", open), 1);
+        assert_eq!(count("cache/src/lib.rs", "//! a"), 1);
+        assert_eq!(count("cache/src/lib.rs", "//! a\n#![forbid(unsafe_code)]"), 0);
+    }
 }

@@ -1,5 +1,13 @@
 //! What must hold for all bytes that come from outside. Each function panics when it does not.
 
+mod documents;
+mod requests;
+mod unpack;
+
+pub use documents::documents;
+pub use requests::requests;
+pub use unpack::unpack;
+
 use builder::layer::apply::{LayerSource, scan};
 use builder::layer::limits::Limits;
 use builder::layer::lower::LowerTrees;
@@ -38,6 +46,59 @@ pub const TARGETS: &[Target] = &[
         seeds: messages,
         words: &["\x0a\x20", "\x12\x00", "sha256:", "..", "/", "\0"],
     },
+    Target {
+        name: "unpack",
+        run: unpack,
+        seeds: unpack::seeds,
+        words: &[
+            "../",
+            "/",
+            "out/",
+            "up/canary",
+            "real/",
+            ".wh.",
+            ".wh..wh..opq",
+            "ustar\x0000",
+            "15 linkpath=up\n",
+            "13 path=out/x\n",
+            "1",
+            "2",
+            "5",
+        ],
+    },
+    Target {
+        name: "documents",
+        run: documents,
+        seeds: documents::seeds,
+        words: &[
+            "\"manifests\":[",
+            "\"layers\":[",
+            "\"config\":{",
+            "\"mediaType\":\"",
+            "\"digest\":\"sha256:",
+            "\"platform\":{",
+            "\"size\":-1",
+            "1e400",
+            "[[[[[[[[",
+            "\\u0000",
+        ],
+    },
+    Target {
+        name: "requests",
+        run: requests,
+        seeds: requests::seeds,
+        words: &[
+            "type=",
+            "dest=",
+            "..",
+            "/",
+            "linux/amd64",
+            "sha256:",
+            "\0",
+            "\x0a\x00",
+            "security.insecure",
+        ],
+    },
 ];
 
 /// For libFuzzer: see [`Target::write_seeds`].
@@ -48,12 +109,7 @@ pub fn write_seeds(name: &str) {
 
 /// Members of an archive whose checksums are right, whatever else is wrong with them.
 pub fn layer(input: &[u8]) {
-    let mut bytes = input.to_vec();
-    for block in bytes.chunks_exact_mut(512).filter(|block| &block[257..262] == b"ustar") {
-        block[148..156].fill(b' ');
-        let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
-        block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-    }
+    let bytes = signed(input);
     let source = LayerSource {
         reader: bytes.as_slice(),
         compression: Compression::None,
@@ -71,6 +127,14 @@ pub fn layer(input: &[u8]) {
     }
 }
 
+/// The same with right checksums wherever a header is meant.
+fn signed(input: &[u8]) -> Vec<u8> {
+    let mut bytes = input.to_vec();
+    let headers = bytes.chunks_exact_mut(512).filter(|block| &block[257..262] == b"ustar");
+    headers.for_each(testdata::hostile::sign);
+    bytes
+}
+
 /// Records and trees decode to something that says the same when it is written again, or are refused.
 pub fn records(input: &[u8]) {
     if let Ok(Ok(record)) = v1::StoredRecord::decode(input).map(CacheRecord::try_from) {
@@ -80,6 +144,10 @@ pub fn records(input: &[u8]) {
     if let Ok(Ok(tree)) = v1::Tree::decode(input).map(Tree::try_from) {
         assert_eq!(Tree::try_from(v1::Tree::from(&tree)), Ok(tree));
     }
+    // These are read for people, and only have to be read.
+    drop(v1::StoredBuild::decode(input).map(proto::history::BuildRecord::try_from));
+    drop(v1::StoredHistory::decode(input).map(proto::history::History::try_from));
+    drop(v1::StoredAlias::decode(input).map(proto::record::Alias::try_from));
 }
 
 fn tars() -> Vec<Vec<u8>> {

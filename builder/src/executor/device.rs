@@ -22,7 +22,7 @@ use crate::ids::Ids;
 use crate::sys;
 
 /// Name, major and minor of the nodes that every step has.
-const NODES: [(&str, u32, u32); 6] = [
+pub(super) const NODES: [(&str, u32, u32); 6] = [
     ("null", 1, 3),
     ("zero", 1, 5),
     ("full", 1, 7),

@@ -12,6 +12,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use proto::tree::RelPath;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{
@@ -103,6 +104,13 @@ fn first(mut spec: Spec, socket: &UnixStream) -> Result<Reply, Failure> {
     let process = &mut spec.process;
     if !process.env.iter().any(|(name, _)| name == "HOME") {
         process.env.push(("HOME".to_owned(), identity.home.clone()));
+    }
+    // What a process of the kernel's file system points at is text to the walk, and nothing to begin in.
+    if RelPath::clean(process.cwd.as_bytes()).components().next() == Some(b"proc") {
+        return Err(Failure::Refused(format!(
+            "cannot enter working directory `{}`: it is in the file system of the kernel's processes",
+            process.cwd
+        )));
     }
     let cwd = tree
         .reach(&process.cwd, Want::Dir)

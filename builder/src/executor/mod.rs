@@ -18,6 +18,8 @@ pub mod attach;
 mod certificates;
 mod cgroup;
 mod device;
+#[cfg(test)]
+mod documented;
 pub mod emulation;
 mod enter;
 mod init;

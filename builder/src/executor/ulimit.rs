@@ -8,7 +8,7 @@ use crate::ids::Ids;
 use crate::limits::{DEFAULT_PROCESSES, Resource, Ulimit};
 
 /// What every step has, unless something else is asked for.
-const USUAL: [Ulimit; 2] = [
+pub(super) const USUAL: [Ulimit; 2] = [
     // Helpers of the machine that take dumps never see a step.
     Ulimit {
         of: Resource::Core,

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
+mod any_input;
 mod layers;
 
 /// Whether this test can run; says so if not, and fails where everything is required to run.

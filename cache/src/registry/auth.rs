@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::challenge::{Challenge, strongest};
-use super::transport::{Call, is_inner, is_loopback, read_limited, same_origin};
+use super::transport::{Call, is_loopback, leads_inside, read_limited, same_origin};
 use super::{Credentials, Error, RegistryAccess};
 
 /// Answers of token servers are a token and a date.
@@ -234,7 +234,7 @@ fn realm_url(realm: &str, call: &Call<'_>) -> Result<Url, Error> {
     };
     let url = url.ok_or_else(|| malformed("its token server is no HTTP address"))?;
     // It learns nothing from us there, but to be asked can be all that somebody wants of an address.
-    if is_inner(&url) && !same_origin(&url, &call.url) && !is_loopback(&call.url) {
+    if leads_inside(&url, &call.url) {
         return Err(malformed("its token server is an address of this machine"));
     }
     Ok(url)
@@ -250,7 +250,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn credentials_reach_only_encrypted_or_own_realms() {
+    fn r02_credentials_reach_only_encrypted_or_own_realms() {
         for (realm, registry, trusted) in [
             ("https://auth.example/token", "https://r.example/", true),
             ("http://r.example:5000/token", "http://r.example:5000/", true),

@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn ambiguous_documents_are_refused() {
+    fn l12_ambiguous_documents_are_refused() {
         let both = r#"{"schemaVersion":2,"manifests":[],"layers":[]}"#;
         refused(both, media_type::INDEX, "at once");
         refused(
@@ -164,9 +164,45 @@ mod tests {
     }
 
     #[test]
-    fn deep_documents_are_refused_before_they_are_parsed() {
+    fn l14_deep_documents_are_refused_before_they_are_parsed() {
         refused(&"[".repeat(100_000), media_type::INDEX, "nested");
         assert!(is_shallow(br#"{"a":"[[[[\"[[["}"#));
+        let deep = |levels: usize| format!("{}1{}", "[".repeat(levels), "]".repeat(levels));
+        assert!(parse_json::<serde_json::Value>(deep(DEPTH).as_bytes()).is_ok());
+        let problem = parse_json::<serde_json::Value>(deep(DEPTH + 1).as_bytes()).unwrap_err();
+        assert_eq!(problem, "nested deeper than 64");
+    }
+
+    #[test]
+    fn l14_the_number_of_layers_is_limited() {
+        let digest = proto::digest::Digest::of(b"x");
+        let layer = format!(r#"{{"mediaType":"a/b","digest":"{digest}","size":1}}"#);
+        let manifest = |layers: usize| {
+            let layers = vec![layer.as_str(); layers].join(",");
+            format!(r#"{{"schemaVersion":2,"config":{layer},"layers":[{layers}]}}"#)
+        };
+        assert!(parse(manifest(LAYERS).as_bytes(), media_type::MANIFEST).is_ok());
+        refused(
+            &manifest(LAYERS + 1),
+            media_type::MANIFEST,
+            "501 layers, the limit is 500",
+        );
+    }
+
+    #[test]
+    fn l13_a_digest_is_no_text_that_could_be_a_path() {
+        for digest in [
+            "sha256:../../../../etc/passwd",
+            "sha256:",
+            "sha256:ABCDEF",
+            "md5:d41d8cd98f00b204e9800998ecf8427e",
+            "../x",
+            "",
+        ] {
+            let descriptor = format!(r#"{{"mediaType":"a/b","digest":"{digest}","size":1}}"#);
+            let manifest = format!(r#"{{"schemaVersion":2,"config":{descriptor},"layers":[]}}"#);
+            assert!(parse(manifest.as_bytes(), media_type::MANIFEST).is_err(), "{digest}");
+        }
     }
 
     #[test]

@@ -266,7 +266,7 @@ pub(super) fn location(call: &Call<'_>, response: &Response) -> Result<Url, Erro
     if downgraded || !matches!(target.scheme(), "http" | "https") {
         return Err(malformed(call, "it sends us on to an unencrypted address"));
     }
-    if !same_origin(&target, &call.url) && is_inner(&target) && !is_loopback(&call.url) {
+    if leads_inside(&target, &call.url) {
         return Err(malformed(call, "it sends us on to an address of this machine"));
     }
     Ok(target)
@@ -310,9 +310,11 @@ pub(super) fn is_loopback(url: &Url) -> bool {
     addresses::is_this_machine(url)
 }
 
-/// Addresses that a registry out there has no business naming: loopback, link-local (cloud metadata), unspecified, multicast.
-pub(super) fn is_inner(url: &Url) -> bool {
-    is_loopback(url) || addresses::literal(url).is_some_and(addresses::is_forbidden)
+/// Whether `target` is an address that a registry at `registry` has no business naming: link-local (cloud metadata), unspecified and
+/// multicast ones never, loopback only from loopback. Names are looked at when they are looked up.
+pub(super) fn leads_inside(target: &Url, registry: &Url) -> bool {
+    let forbidden = addresses::literal(target).is_some_and(addresses::is_forbidden);
+    forbidden || is_loopback(target) && !is_loopback(registry)
 }
 
 /// The whole body, if it is at most `limit` bytes.
@@ -400,17 +402,22 @@ mod tests {
     }
 
     #[test]
-    fn metadata_services_and_loopback_are_inner() {
-        for (text, inner) in [
-            ("http://169.254.169.254/x", true),
-            ("http://127.0.0.1/x", true),
-            ("http://[::1]/x", true),
-            ("http://[fe80::1]/x", true),
-            ("http://0.0.0.0/x", true),
-            ("https://cdn.example/x", false),
-            ("https://10.0.0.1/x", false),
+    fn r03_a_registry_names_no_metadata_service_and_loopback_only_from_there() {
+        for (target, from_afar, from_loopback) in [
+            ("http://169.254.169.254/x", true, true),
+            ("http://[fe80::1]/x", true, true),
+            ("http://[::ffff:169.254.169.254]/x", true, true),
+            ("http://0.0.0.0/x", true, true),
+            ("http://127.0.0.1/x", true, false),
+            ("http://[::1]/x", true, false),
+            ("http://localhost:5000/x", true, false),
+            ("https://cdn.example/x", false, false),
+            ("https://10.0.0.1/x", false, false),
         ] {
-            assert_eq!(is_inner(&Url::parse(text).unwrap()), inner, "{text}");
+            let url = |text: &str| Url::parse(text).unwrap();
+            let found =
+                ["https://r.example/", "http://127.0.0.1:1/"].map(|from| leads_inside(&url(target), &url(from)));
+            assert_eq!(found, [from_afar, from_loopback], "{target}");
         }
     }
 }

@@ -6,6 +6,7 @@
 
 mod errors;
 mod goldens;
+mod hostile;
 mod limits;
 mod plans;
 mod scopes;

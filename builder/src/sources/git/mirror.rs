@@ -1,7 +1,10 @@
 //! The mirror of a remote: a bare repository in the store that gets one commit after the other, without history.
 
 use std::path::Path;
+use std::sync::OnceLock;
 
+use cache::addresses::Reach;
+use cache::download::{DownloadError, Downloader, Request};
 use cache::mirrors::Mirror;
 use proto::address::redacted;
 use proto::canonical;
@@ -22,7 +25,14 @@ pub(super) struct Repository {
     address: String,
     access: Access,
     mirror: Mirror,
+    /// Where the remote sends us.
+    moved: OnceLock<String>,
+    downloader: Downloader,
+    reach: Reach,
 }
+
+/// What git asks a server for first, below the address of a repository.
+const FIRST_QUESTION: &str = "/info/refs?service=git-upload-pack";
 
 impl Repository {
     /// The mirror of `wanted`; made if there is none. `main` is the address whose login may be asked for without a host.
@@ -48,6 +58,9 @@ impl Repository {
             address,
             access,
             mirror,
+            moved: OnceLock::new(),
+            downloader: job.host.sources.downloader.clone(),
+            reach: crate::sources::reach(job),
         };
         let writing = repository.mirror.fetching().await;
         if !repository.path().join("HEAD").exists() {
@@ -124,11 +137,12 @@ impl Repository {
 
     async fn references(&self, reference: &str) -> Result<String, BuildError> {
         let wanted = if reference.is_empty() { "HEAD" } else { reference };
-        let call = Call::new(self.path(), &["ls-remote", "--", &self.address, wanted])
-            .arg(format!("{wanted}^{{}}"))
-            .remote(&self.access);
-        let list = self.git.run(call).await;
-        let list = list.map_err(|failure| failure.into_error(&format!("failed to fetch remote {}", self.shown())))?;
+        let list = self.ask_remote(|address| {
+            Call::new(self.path(), &["ls-remote", "--", address, wanted]).arg(format!("{wanted}^{{}}"))
+        });
+        let list = list
+            .await
+            .map_err(|failure| failure.into_error(&format!("failed to fetch remote {}", self.shown())))?;
         Ok(String::from_utf8_lossy(&list).into_owned())
     }
 
@@ -167,11 +181,48 @@ impl Repository {
             "--no-write-fetch-head",
             "--no-recurse-submodules",
         ];
-        let mut call = Call::new(self.path(), &fixed);
-        for argument in options.iter().chain(&["--", &self.address]).chain(references) {
-            call = call.arg(argument);
+        self.ask_remote(|address| {
+            let remote = ["--", address];
+            let arguments = options.iter().chain(&remote).chain(references);
+            arguments.fold(Call::new(self.path(), &fixed), Call::arg)
+        })
+        .await
+    }
+
+    /// Runs a command on the remote, at the address that it has today. Git would follow a redirect anywhere.
+    async fn ask_remote<'a>(&'a self, call: impl Fn(&str) -> Call<'a>) -> Result<Vec<u8>, Failure> {
+        let here = self.moved.get().unwrap_or(&self.address);
+        let outcome = self.git.run(call(here).remote(&self.access)).await;
+        match outcome {
+            Err(failure) if failure.is_redirect() && self.moved.get().is_none() => {
+                let moved = self.locate().await.map_err(|error| Failure {
+                    lines: vec![error.to_string()],
+                    broken: false,
+                })?;
+                let moved = self.moved.get_or_init(|| moved);
+                self.git.run(call(moved).remote(&self.access)).await
+            }
+            outcome => outcome,
         }
-        self.git.run(call.remote(&self.access)).await
+    }
+
+    /// Where the address leads, with the rules for redirects of downloads.
+    async fn locate(&self) -> Result<String, DownloadError> {
+        let request = Request {
+            url: format!("{}{FIRST_QUESTION}", self.address.trim_end_matches('/')),
+            authorization: match &self.access {
+                Access::Login(login) => Some(login.header().to_owned()),
+                _ => None,
+            },
+            reach: self.reach,
+            ..Request::default()
+        };
+        let found = self.downloader.locate(&request).await?;
+        let address = found.strip_suffix(FIRST_QUESTION).map(str::to_owned);
+        address.ok_or(DownloadError::Redirect {
+            url: self.shown(),
+            problem: "what is no repository",
+        })
     }
 
     /// The commit that `object` is or names, if the mirror has it.

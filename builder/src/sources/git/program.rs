@@ -33,7 +33,7 @@ const MESSAGE_LIMIT: u64 = 64 << 10;
 const MESSAGE_LINES: usize = 8;
 
 /// Settings of every command: nothing of the repository runs, nothing asks, nothing lingers.
-const SETTINGS: [(&str, &str); 14] = [
+const SETTINGS: [(&str, &str); 15] = [
     ("core.hooksPath", "/dev/null"),
     ("core.attributesFile", "/dev/null"),
     ("core.fsmonitor", "false"),
@@ -43,6 +43,8 @@ const SETTINGS: [(&str, &str); 14] = [
     ("fetch.recurseSubmodules", "false"),
     ("gc.auto", "0"),
     ("maintenance.auto", "false"),
+    // Redirects are looked at before they are followed: see the mirror.
+    ("http.followRedirects", "false"),
     ("http.lowSpeedLimit", "1"),
     ("http.lowSpeedTime", "60"),
     ("safe.directory", "*"),
@@ -270,6 +272,11 @@ fn printable(message: &[u8]) -> Vec<String> {
 }
 
 impl Failure {
+    /// Whether the server sent git elsewhere.
+    pub(super) fn is_redirect(&self) -> bool {
+        self.lines.iter().any(|line| line.contains("returned error: 30"))
+    }
+
     /// The failure of a build that could not do `what`.
     pub(super) fn into_error(self, what: &str) -> BuildError {
         let blame = if self.broken { Blame::Environment } else { Blame::Remote };

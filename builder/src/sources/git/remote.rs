@@ -109,6 +109,11 @@ impl Login {
         Ok(None)
     }
 
+    /// The value of the header.
+    pub(super) fn header(&self) -> &str {
+        &self.header
+    }
+
     /// As a setting of git.
     pub(super) fn setting(&self) -> (String, String) {
         (
