@@ -11,7 +11,7 @@ use super::spec::{Attempt, Failure};
 use super::{Process, Security, StepDevice, insecure};
 
 /// Name, major and minor of the nodes that every step has.
-const NODES: [(&str, u32, u32); 6] = [
+pub(super) const NODES: [(&str, u32, u32); 6] = [
     ("null", 1, 3),
     ("zero", 1, 5),
     ("full", 1, 7),
@@ -61,7 +61,7 @@ pub(super) fn directory(process: &Process) -> Result<OwnedFd, Failure> {
 }
 
 /// Makes a node and the directories above it. A node that is there already stays.
-fn make(dev: &OwnedFd, device: &StepDevice) -> Result<(), Failure> {
+pub(super) fn make(dev: &OwnedFd, device: &StepDevice) -> Result<(), Failure> {
     let action = format!("make `{}`", device.path);
     let refuse = || Failure::Refused(format!("the device `{}` is not below `/dev`", device.path));
     let below = Path::new(&device.path).strip_prefix("/dev").map_err(|_| refuse())?;

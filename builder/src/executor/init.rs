@@ -32,7 +32,7 @@ use super::{DEFAULT_HOSTNAME, Security, insecure, network, seccomp};
 use crate::sys::{self, Fork};
 
 /// What root in a step may do: the fourteen capabilities that container engines have always given.
-const CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
+pub(super) const CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::DAC_OVERRIDE)
     .union(CapabilitySet::FSETID)
     .union(CapabilitySet::FOWNER)
@@ -54,7 +54,7 @@ const OPEN_FILES: Rlimit = Rlimit {
 };
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Steps die before the engine when memory runs out.
-const OOM_SCORE: &str = "500";
+pub(super) const OOM_SCORE: &str = "500";
 
 /// Runs as pid 1, to the end of the step.
 pub(super) fn begin(order: Order) -> io::Result<()> {
@@ -178,9 +178,9 @@ fn run(step: &Step, stubs: Vec<PathBuf>, mounts: Duration) -> Result<Reply, Fail
 
 /// Why the program could not be executed; code 0 if the sandbox is at fault and not the program.
 #[derive(serde::Serialize, serde::Deserialize)]
-struct Trouble {
-    code: i32,
-    message: String,
+pub(super) struct Trouble {
+    pub(super) code: i32,
+    pub(super) message: String,
 }
 
 /// Waits for the step, and for every orphan that ends before it.
@@ -227,19 +227,19 @@ fn confine(step: &Step) -> Result<(), Failure> {
         Security::Sandbox => {
             // The filter first: without `no_new_privs` it takes a capability that is dropped below.
             sys::install_filter(&seccomp::program()).attempt("install the system call filter")?;
-            drop_privileges(&step.identity)
+            drop_privileges(&step.identity, CAPABILITIES)
         }
         Security::Insecure => insecure::keep_privileges(&step.identity),
     }
 }
 
 /// Makes the step's user the owner of its output: only an owner can open `/dev/stdout` again.
-fn lend_output(identity: &Identity) -> Result<(), Failure> {
+pub(super) fn lend_output(identity: &Identity) -> Result<(), Failure> {
     let owner = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
     rustix::fs::fchown(io::stdout(), Some(owner.0), Some(owner.1)).attempt("give the output to the user")
 }
 
-fn limit_resources() -> Result<(), Failure> {
+pub(super) fn limit_resources() -> Result<(), Failure> {
     setrlimit(
         Resource::Core,
         Rlimit {
@@ -262,11 +262,12 @@ fn limit_resources() -> Result<(), Failure> {
     .attempt("limit open files")
 }
 
-fn drop_privileges(identity: &Identity) -> Result<(), Failure> {
+/// Keeps no more than `capabilities`, and those only as root.
+pub(super) fn drop_privileges(identity: &Identity, capabilities: CapabilitySet) -> Result<(), Failure> {
     clear_ambient_capability_set().attempt("clear ambient capabilities")?;
     for number in 0..64 {
         let one = CapabilitySet::from_bits_retain(1 << number);
-        if CAPABILITIES.contains(one) {
+        if capabilities.contains(one) {
             continue;
         }
         match remove_capability_from_bounding_set(one) {
@@ -278,7 +279,7 @@ fn drop_privileges(identity: &Identity) -> Result<(), Failure> {
     // Leaving uid 0 clears the permitted and effective sets.
     become_user(identity)?;
     let held = if identity.uid == 0 {
-        CAPABILITIES
+        capabilities
     } else {
         CapabilitySet::empty()
     };
@@ -299,7 +300,7 @@ pub(super) fn become_user(identity: &Identity) -> Result<(), Failure> {
 }
 
 /// A program with everything that `execve` takes, made before the fork.
-struct Command {
+pub(super) struct Command {
     name: String,
     path: String,
     candidates: Vec<CString>,
@@ -308,7 +309,7 @@ struct Command {
 }
 
 impl Command {
-    fn new(args: &[String], env: &[(String, String)]) -> Result<Self, Failure> {
+    pub(super) fn new(args: &[String], env: &[(String, String)]) -> Result<Self, Failure> {
         let refuse = || Failure::Refused("an argument or a variable of the step contains a NUL byte".to_owned());
         let string = |text: String| CString::new(text).map_err(|_| refuse());
         let Some(name) = args.first().filter(|name| !name.is_empty()) else {
@@ -340,7 +341,7 @@ impl Command {
     }
 
     /// Tries every candidate. Returns why none could be executed.
-    fn execute(&self) -> (i32, String) {
+    pub(super) fn execute(&self) -> (i32, String) {
         // Descriptors close on exec from birth; this is the second lock, for what a library may have opened.
         if let Err(error) = sys::close_on_exec_from(3) {
             return (0, format!("close descriptors: {error}"));

@@ -43,6 +43,8 @@ pub(super) struct Launcher {
     /// The program that holds the keeper, on a read-only mount of its own: what a step could reach of it (its `exe` link) cannot
     /// be written through.
     program: OwnedFd,
+    /// What it is started with, beside [`INIT_ARGUMENT`].
+    duty: Option<&'static str>,
     keeper: Mutex<Option<Keeper>>,
     waiting: Mutex<Vec<Sandbox>>,
 }
@@ -64,8 +66,17 @@ impl Launcher {
     pub(super) fn new(program: OwnedFd) -> Self {
         Self {
             program,
+            duty: None,
             keeper: Mutex::default(),
             waiting: Mutex::default(),
+        }
+    }
+
+    /// The same for keepers of another kind.
+    pub(super) fn with_duty(self, duty: &'static str) -> Self {
+        Self {
+            duty: Some(duty),
+            ..self
         }
     }
 
@@ -142,6 +153,7 @@ impl Launcher {
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).map_err(start("make a socket"))?;
         let process = Command::new(format!("/proc/self/fd/{}", self.program.as_raw_fd()))
             .arg(INIT_ARGUMENT)
+            .args(self.duty)
             .env_clear()
             .current_dir("/")
             .stdin(Stdio::from(theirs))

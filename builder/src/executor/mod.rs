@@ -24,6 +24,7 @@ mod launch;
 mod mask;
 pub(crate) mod namespace;
 mod network;
+mod plain;
 mod probe;
 mod root;
 mod seccomp;
@@ -46,6 +47,7 @@ use crate::snapshot::rootfs::Rootfs;
 
 pub use keeper::init_main;
 pub use namespace::NamespaceExecutor;
+pub use plain::ChrootExecutor;
 pub use probe::{Probe, probe};
 
 /// First argument of the hidden re-execution; what sees it calls [`init_main`] before anything else.
@@ -315,4 +317,9 @@ pub trait Executor: Send + Sync {
         output: mpsc::Sender<OutputChunk>,
         cancel: CancellationToken,
     ) -> BoxFuture<'a, Result<ExitReport, ExecError>>;
+
+    /// Removes what was kept for further steps; to be called when none runs and none will.
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }

@@ -52,7 +52,8 @@ impl Tier {
     pub fn check(self) -> Result<(), Impossible> {
         let found = match self {
             Self::Root => root(),
-            Self::Rootless | Self::SingleId | Self::Plain => Err("this version has no such sandbox yet".to_owned()),
+            Self::Plain => plain(),
+            Self::Rootless | Self::SingleId => Err("this version has no such sandbox yet".to_owned()),
         };
         found.map_err(|reason| Impossible { tier: self, reason })
     }
@@ -96,6 +97,35 @@ fn root() -> Result<(), String> {
     match held.effective.contains(CapabilitySet::SYS_ADMIN) {
         true => Ok(()),
         false => Err("root without SYS_ADMIN".to_owned()),
+    }
+}
+
+/// What copying images, changing roots and users, and ending steps takes. Docker and Kubernetes give it to root by default.
+const FOR_PLAIN: [(CapabilitySet, &str); 9] = [
+    (CapabilitySet::CHOWN, "CHOWN"),
+    (CapabilitySet::DAC_OVERRIDE, "DAC_OVERRIDE"),
+    (CapabilitySet::FOWNER, "FOWNER"),
+    (CapabilitySet::FSETID, "FSETID"),
+    (CapabilitySet::KILL, "KILL"),
+    (CapabilitySet::SETGID, "SETGID"),
+    (CapabilitySet::SETUID, "SETUID"),
+    (CapabilitySet::SETPCAP, "SETPCAP"),
+    (CapabilitySet::SYS_CHROOT, "SYS_CHROOT"),
+];
+
+fn plain() -> Result<(), String> {
+    if !rustix::process::geteuid().is_root() {
+        return Err("not root".to_owned());
+    }
+    let held = rustix::thread::capabilities(None).map_err(|error| format!("capabilities cannot be read: {error}"))?;
+    let missing: Vec<&str> = FOR_PLAIN
+        .into_iter()
+        .filter(|(capability, _)| !held.effective.contains(*capability))
+        .map(|(_, name)| name)
+        .collect();
+    match missing.is_empty() {
+        true => Ok(()),
+        false => Err(format!("root without {}", missing.join(", "))),
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use super::{ServeError, ServeOptions};
 use crate::context_trees::ContextTrees;
 use crate::executor::tier::{self, Tier};
-use crate::executor::{Executor, NamespaceExecutor};
+use crate::executor::{ChrootExecutor, Executor, NamespaceExecutor};
 use crate::host::{Clock, Host};
 use crate::layers::Layers;
 use crate::op::cache_mount::CacheMounts;
@@ -48,7 +48,7 @@ pub async fn open_host(options: &ServeOptions) -> Result<Host, ServeError> {
         .on_boot(boot_id);
     snapshots.sweep().map_err(|error| prepare(&error))?;
     let tier = tier::choose(options.tier)?;
-    let executor = executor(tier, options)?;
+    let executor = executor(tier, options, &store)?;
     let registry = Client::new(Patience::default()).map_err(|error| prepare(&error))?;
     let downloader = Downloader::new(Patience::default()).map_err(|error| prepare(&error))?;
     let layers = Layers::new(Arc::clone(&store), snapshots);
@@ -77,12 +77,18 @@ pub async fn open_host(options: &ServeOptions) -> Result<Host, ServeError> {
     })
 }
 
-fn executor(tier: Tier, options: &ServeOptions) -> Result<Arc<dyn Executor>, ServeError> {
+fn executor(tier: Tier, options: &ServeOptions, store: &Store) -> Result<Arc<dyn Executor>, ServeError> {
     match tier {
         Tier::Root => NamespaceExecutor::with_init(&options.sandbox_program)
             .map(|executor| Arc::new(executor) as Arc<dyn Executor>)
             .map_err(|error| ServeError::Prepare(error.to_string())),
-        Tier::Rootless | Tier::SingleId | Tier::Plain => Err(tier::Impossible {
+        Tier::Plain => {
+            let trees = store.root().join("worktrees");
+            ChrootExecutor::open(&options.sandbox_program, &trees, Arc::clone(store.budget()))
+                .map(|executor| Arc::new(executor) as Arc<dyn Executor>)
+                .map_err(|error| ServeError::Prepare(error.to_string()))
+        }
+        Tier::Rootless | Tier::SingleId => Err(tier::Impossible {
             tier,
             reason: "this version has no such sandbox yet".to_owned(),
         }
