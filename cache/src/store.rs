@@ -35,7 +35,7 @@ const POLL: Duration = Duration::from_millis(100);
 /// Most bytes read of the small text files in the root.
 const MAX_TEXT: u64 = 4096;
 /// What a store may hold; a directory with anything else in it, and no version, is somebody's home.
-const NAMES: [&str; 27] = [
+const NAMES: [&str; 31] = [
     "VERSION",
     "lock",
     "blobs",
@@ -50,6 +50,10 @@ const NAMES: [&str; 27] = [
     "mirrors",
     "images",
     "snapshots",
+    "snapshots-rootless",
+    "snapshots-single-id",
+    "snapshots-plain",
+    "worktrees",
     "tmp",
     "quarantine",
     "cachemounts",
@@ -360,6 +364,12 @@ impl Store {
     #[must_use]
     pub fn snapshots_dir(&self) -> PathBuf {
         self.root().join("snapshots")
+    }
+
+    /// Where a snapshotter of another kind keeps its directories, which the first one could not use.
+    #[must_use]
+    pub fn snapshots_dir_of(&self, kind: &str) -> PathBuf {
+        self.root().join(format!("snapshots-{kind}"))
     }
 
     /// On the same file system; emptied when the store is opened.

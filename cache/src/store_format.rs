@@ -24,6 +24,8 @@
 //! | `tmp/` | files being written | opening |
 //! | `index/` | sled: times of last use | damage |
 //! | `snapshots/` | the builder's | collection |
+//! | `snapshots-*/` | the same, of other kinds of sandboxes: owners and marks of their files differ | by hand |
+//! | `worktrees/` | root filesystems of steps where nothing can be mounted | opening, a minute without use |
 //! | `cachemounts/<BLAKE3>[-<n>]/` | what steps keep from build to build; `n` is a further copy for another step at the same time | collection |
 //! | `cachemounts/<BLAKE3>[-<n>].about` | `StoredCacheMount`, sealed: what the directory is; missing for those of older versions | collection |
 //! | `mirrors/<key>/` | a bare git repository: what was fetched of one remote; its file `rbuild-used` has the time of last use | collection |

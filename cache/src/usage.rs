@@ -23,7 +23,15 @@ pub struct Row {
 /// Kinds and the top directories that belong to them; what is in none is `other`.
 const KINDS: [(&str, &[&str]); 10] = [
     ("layer blobs", &["blobs"]),
-    ("snapshots", &["snapshots"]),
+    (
+        "snapshots",
+        &[
+            "snapshots",
+            "snapshots-rootless",
+            "snapshots-single-id",
+            "snapshots-plain",
+        ],
+    ),
     ("trees", &["trees"]),
     (
         "records",

@@ -152,8 +152,7 @@ pub(crate) fn debian_with(tools: Tools) -> Result<PathBuf> {
     }
     let debian = debian()?;
     let context = tempfile::tempdir()?;
-    let text =
-        format!("FROM debian\nRUN apt-get update && apt-get install -y --no-install-recommends {packages}\n");
+    let text = format!("FROM debian\nRUN apt-get update && apt-get install -y --no-install-recommends {packages}\n");
     fs::write(context.path().join("Dockerfile"), text)?;
     let options = [
         format!("--build-context=debian=oci-layout://{}", debian.display()),

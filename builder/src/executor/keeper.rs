@@ -25,8 +25,8 @@ use rustix::process::{
 };
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
-use super::{init, plain};
 use super::spec::{Attempt, Failure, Reply, send};
+use super::{init, plain};
 use crate::sys::{self, Fork};
 
 /// Largest order: the paths of some control groups.

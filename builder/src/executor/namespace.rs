@@ -199,7 +199,11 @@ impl Executor for NamespaceExecutor {
 
 /// Sends the step and reads the reply. When cancelled, closes the writing side, which ends the sandbox, and goes on reading until
 /// the last process that could answer is gone.
-pub(super) async fn converse(mut socket: UnixStream, message: Vec<u8>, cancel: CancellationToken) -> io::Result<Option<Reply>> {
+pub(super) async fn converse(
+    mut socket: UnixStream,
+    message: Vec<u8>,
+    cancel: CancellationToken,
+) -> io::Result<Option<Reply>> {
     let sent = socket.write_all(&message).await;
     let mut bytes = Vec::new();
     let finished = tokio::select! {

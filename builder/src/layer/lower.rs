@@ -14,8 +14,8 @@ use proto::tree::{EntryKind, RelPath, Timestamp, Tree, TreeEntry};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
-use super::{facts, whiteout};
 use super::tar::open_below;
+use super::{facts, whiteout};
 
 /// overlayfs' mark of an opaque directory, as root and inside a user namespace.
 pub(super) const OPAQUE: [&str; 2] = ["trusted.overlay.opaque", "user.overlay.opaque"];

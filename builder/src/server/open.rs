@@ -1,5 +1,6 @@
 //! Opens everything a server stands on: the store, its snapshots, the executor, the registry client.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use cache::download::Downloader;
@@ -41,13 +42,13 @@ pub async fn open_host(options: &ServeOptions) -> Result<Host, ServeError> {
     });
     let store = Arc::new(opened.await.map_err(|error| ServeError::Prepare(error.to_string()))??);
     let prepare = |error: &dyn std::error::Error| ServeError::Prepare(error.to_string());
-    let snapshots = OverlaySnapshotter::open(&store.snapshots_dir()).map_err(|error| prepare(&error))?;
+    let tier = tier::choose(options.tier)?;
+    let snapshots = OverlaySnapshotter::open(&snapshots_dir(&store, tier)).map_err(|error| prepare(&error))?;
     let snapshots = snapshots
         .within(Arc::clone(store.budget()))
         .telling(Arc::clone(store.faults()))
         .on_boot(boot_id);
     snapshots.sweep().map_err(|error| prepare(&error))?;
-    let tier = tier::choose(options.tier)?;
     let executor = executor(tier, options, &store)?;
     let registry = Client::new(Patience::default()).map_err(|error| prepare(&error))?;
     let downloader = Downloader::new(Patience::default()).map_err(|error| prepare(&error))?;
@@ -75,6 +76,14 @@ pub async fn open_host(options: &ServeOptions) -> Result<Host, ServeError> {
         platform: native_platform(),
         store,
     })
+}
+
+/// Where a tier keeps what it unpacked: owners of files and marks of overlayfs are not the same in two of them.
+fn snapshots_dir(store: &Store, tier: Tier) -> PathBuf {
+    match tier {
+        Tier::Root => store.snapshots_dir(),
+        other => store.snapshots_dir_of(other.name()),
+    }
 }
 
 fn executor(tier: Tier, options: &ServeOptions, store: &Store) -> Result<Arc<dyn Executor>, ServeError> {

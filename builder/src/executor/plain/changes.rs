@@ -35,7 +35,11 @@ pub(super) fn collect(tree: &mut WorkTree, upper: &Path) -> io::Result<()> {
         made: Vec::new(),
     };
     walk.directory(&RelPath::root(), &stat, false)?;
-    rustix::fs::fchown(&walk.upper, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
+    rustix::fs::fchown(
+        &walk.upper,
+        Some(Uid::from_raw(stat.st_uid)),
+        Some(Gid::from_raw(stat.st_gid)),
+    )?;
     rustix::fs::fchmod(&walk.upper, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
     // The deepest first: what is made in a directory changes its time.
     for (path, stat) in walk.made.iter().rev() {

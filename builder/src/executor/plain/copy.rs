@@ -34,21 +34,26 @@ pub(super) fn entry(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &OsStr, new_
         }
         _ => rustix::fs::mknodat(to, new_name, kind, Mode::RUSR, stat.st_rdev)?,
     }
-    rustix::fs::chownat(to, new_name, Some(uid(&stat)), Some(gid(&stat)), AtFlags::SYMLINK_NOFOLLOW)?;
+    rustix::fs::chownat(
+        to,
+        new_name,
+        Some(uid(&stat)),
+        Some(gid(&stat)),
+        AtFlags::SYMLINK_NOFOLLOW,
+    )?;
     if kind != FileType::Symlink {
         // Made above, in a directory that only we can enter: it is no link.
         rustix::fs::chmodat(to, new_name, mode(&stat), AtFlags::empty())?;
     }
-    Ok(rustix::fs::utimensat(to, new_name, &times(&stat), AtFlags::SYMLINK_NOFOLLOW)?)
+    Ok(rustix::fs::utimensat(
+        to,
+        new_name,
+        &times(&stat),
+        AtFlags::SYMLINK_NOFOLLOW,
+    )?)
 }
 
-fn file(
-    from: BorrowedFd<'_>,
-    to: BorrowedFd<'_>,
-    name: &OsStr,
-    new_name: &OsStr,
-    stat: &Stat,
-) -> io::Result<()> {
+fn file(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &OsStr, new_name: &OsStr, stat: &Stat) -> io::Result<()> {
     let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let source = rustix::fs::openat(from, name, flags | OFlags::RDONLY, Mode::empty())?;
     let new = flags | OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;

@@ -9,9 +9,7 @@ use std::fs;
 use std::io;
 
 use rustix::io::Errno;
-use rustix::process::{
-    Pid, Signal, WaitId, WaitIdOptions, WaitOptions, getpid, kill_process, waitid, waitpid,
-};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions, getpid, kill_process, waitid, waitpid};
 
 /// Rounds of stopping before killing begins anyway: whoever forks faster than that is ended bit by bit.
 const STOPPING_ROUNDS: usize = 50;
@@ -37,7 +35,10 @@ pub(super) fn end_all(spared: &[Pid]) -> io::Result<()> {
     for _ in 0..STOPPING_ROUNDS {
         let running = || -> io::Result<Vec<Seen>> {
             let all = of_this_process(spared)?;
-            Ok(all.into_iter().filter(|seen| !matches!(seen.state, b'T' | b'Z' | b'X')).collect())
+            Ok(all
+                .into_iter()
+                .filter(|seen| !matches!(seen.state, b'T' | b'Z' | b'X'))
+                .collect())
         };
         let running = running()?;
         if running.is_empty() {
@@ -72,7 +73,8 @@ fn reap(spared: &[Pid]) -> io::Result<bool> {
     let mut reaped = false;
     for seen in of_this_process(spared)? {
         let id = pid(seen.id);
-        let Some(id) = id.filter(|_| seen.state == b'Z' && seen.parent == own.as_raw_nonzero().get().unsigned_abs()) else {
+        let Some(id) = id.filter(|_| seen.state == b'Z' && seen.parent == own.as_raw_nonzero().get().unsigned_abs())
+        else {
             continue;
         };
         match waitpid(Some(id), WaitOptions::NOHANG) {
@@ -105,7 +107,10 @@ fn of_this_process(spared: &[Pid]) -> io::Result<Vec<Seen>> {
     for seen in all()? {
         children.entry(seen.parent).or_default().push(seen);
     }
-    let spared: HashSet<u32> = spared.iter().map(|id| id.as_raw_nonzero().get().unsigned_abs()).collect();
+    let spared: HashSet<u32> = spared
+        .iter()
+        .map(|id| id.as_raw_nonzero().get().unsigned_abs())
+        .collect();
     let mut found = Vec::new();
     let mut parents = vec![getpid().as_raw_nonzero().get().unsigned_abs()];
     while let Some(parent) = parents.pop() {

@@ -53,9 +53,7 @@ use tokio_util::task::TaskTracker;
 use super::launch::{Launcher, Sandbox};
 use super::namespace::{converse, forward, hosts, report, resolv_conf, tell};
 use super::spec;
-use super::{
-    ExecError, Executor, ExitReport, Network, Outcome, OutputChunk, Process, SecretValue, Security,
-};
+use super::{ExecError, Executor, ExitReport, Network, Outcome, OutputChunk, Process, SecretValue, Security};
 use crate::snapshot::rootfs::Rootfs;
 use mounts::failed;
 use pool::Trees;
@@ -253,7 +251,9 @@ impl Runner {
         }
         if process.network == Network::Default {
             self.told.call_once(|| {
-                tracing::info!("steps have the network of this container: in the sandbox `plain` there is no other one");
+                tracing::info!(
+                    "steps have the network of this container: in the sandbox `plain` there is no other one"
+                );
             });
         }
         Ok(())
@@ -373,8 +373,10 @@ impl Runner {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ExecError> + Send + 'static,
 ) -> Result<T, ExecError> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| ExecError::Start {
-        action: "run its task",
-        source: io::Error::other(error),
-    })?
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| ExecError::Start {
+            action: "run its task",
+            source: io::Error::other(error),
+        })?
 }

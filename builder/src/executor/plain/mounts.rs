@@ -24,7 +24,9 @@ pub(super) fn lent(mounts: &[StepMount]) -> Result<Vec<PathBuf>, ExecError> {
     let mut lent: Vec<PathBuf> = mounts.iter().filter_map(home).map(Path::to_owned).collect();
     lent.sort();
     match lent.windows(2).any(|pair| pair[0] == pair[1]) {
-        true => Err(refused("a cache mount can be in one place of a step only in the sandbox `plain`")),
+        true => Err(refused(
+            "a cache mount can be in one place of a step only in the sandbox `plain`",
+        )),
         false => Ok(lent),
     }
 }
@@ -96,7 +98,13 @@ fn resolve(layers: &[PathBuf], path: &Path) -> io::Result<Option<RelPath>> {
     use std::os::unix::ffi::OsStrExt;
     let topmost_first: Vec<PathBuf> = layers.iter().rev().cloned().collect();
     let merged = LowerDirs::open(&topmost_first)?;
-    let split = |bytes: &[u8]| bytes.split(|byte| *byte == b'/').rev().map(<[u8]>::to_vec).collect::<Vec<_>>();
+    let split = |bytes: &[u8]| {
+        bytes
+            .split(|byte| *byte == b'/')
+            .rev()
+            .map(<[u8]>::to_vec)
+            .collect::<Vec<_>>()
+    };
     let (mut left, mut here, mut links) = (split(path.as_os_str().as_bytes()), RelPath::root(), 0);
     while let Some(name) = left.pop() {
         match name.as_slice() {

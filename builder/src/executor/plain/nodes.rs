@@ -148,7 +148,9 @@ impl Nodes {
 
     /// Every path below a directory.
     pub(super) fn below<'a>(&'a self, path: &'a RelPath) -> impl Iterator<Item = &'a RelPath> {
-        let after = self.all.range((std::ops::Bound::Excluded(path), std::ops::Bound::Unbounded));
+        let after = self
+            .all
+            .range((std::ops::Bound::Excluded(path), std::ops::Bound::Unbounded));
         after.map(|(found, _)| found).take_while(|found| found.is_inside(path))
     }
 
@@ -157,7 +159,10 @@ impl Nodes {
         let mut names = Vec::new();
         let mut after = directory.clone();
         loop {
-            let next = self.all.range((std::ops::Bound::Excluded(&after), std::ops::Bound::Unbounded)).next();
+            let next = self
+                .all
+                .range((std::ops::Bound::Excluded(&after), std::ops::Bound::Unbounded))
+                .next();
             let Some(name) = next.and_then(|(path, _)| path.below(directory)?.components().next().map(<[u8]>::to_vec))
             else {
                 return names;
@@ -211,12 +216,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut nodes = Nodes::default();
         for (number, words) in layers.iter().enumerate() {
-            nodes.apply(&layer(dir.path(), words), number, &RelPath::clean(top.as_bytes())).unwrap();
+            nodes
+                .apply(&layer(dir.path(), words), number, &RelPath::clean(top.as_bytes()))
+                .unwrap();
         }
-        let shown = nodes.all.iter().filter(|(path, _)| !path.is_root()).map(|(path, node)| {
-            let slash = if node.is_dir { "/" } else { "" };
-            format!("{path}{slash}:{}", node.layer)
-        });
+        let shown = nodes
+            .all
+            .iter()
+            .filter(|(path, _)| !path.is_root())
+            .map(|(path, node)| {
+                let slash = if node.is_dir { "/" } else { "" };
+                format!("{path}{slash}:{}", node.layer)
+            });
         assert_eq!(shown.collect::<Vec<_>>().join(" "), expected, "{layers:?}");
     }
 

@@ -23,7 +23,7 @@ use super::super::spec::{Attempt, Failure};
 use super::super::target::{Tree, Want};
 use super::lent::{self, Lent};
 use super::supervisor::Printed;
-use super::{PlainSpec, Placed, Placement, contents};
+use super::{Placed, Placement, PlainSpec, contents};
 
 /// Mount points that stay in the layer where an image lacked them, as in all sandboxes.
 const KEPT: [&str; 3] = ["dev", "proc", "sys"];
@@ -53,7 +53,10 @@ struct Put {
 enum End {
     Discard,
     /// Its bytes are overwritten first.
-    Wipe { file: File, length: u64 },
+    Wipe {
+        file: File,
+        length: u64,
+    },
     /// What it holds goes back to this directory.
     Return(PathBuf),
 }
@@ -76,7 +79,9 @@ impl<'a> Places<'a> {
         let (aside, make) = (self.aside.as_fd(), |error: Errno| std::io::Error::from(error));
         let printed = contents::dev(aside, "dev", &spec.process)?;
         contents::proc(&self.path.join("proc")).attempt("make `/proc`")?;
-        rustix::fs::mkdirat(aside, "sys", Mode::from_raw_mode(0o555)).map_err(make).attempt("make `/sys`")?;
+        rustix::fs::mkdirat(aside, "sys", Mode::from_raw_mode(0o555))
+            .map_err(make)
+            .attempt("make `/sys`")?;
         for name in KEPT {
             self.swap(&format!("/{name}"), name.to_owned(), Want::Dir, End::Discard)?;
         }
@@ -121,7 +126,10 @@ impl<'a> Places<'a> {
     fn lend(&mut self, target: &str, home: &Path) -> Result<(), Failure> {
         let (name, action) = (self.fresh(), format!("lend `{}`", home.display()));
         rustix::fs::mkdirat(&self.aside, &name, Mode::RWXU).attempt(&action)?;
-        let (from, to) = (open_dir(CWD, home).attempt(&action)?, open_dir(&self.aside, &name).attempt(&action)?);
+        let (from, to) = (
+            open_dir(CWD, home).attempt(&action)?,
+            open_dir(&self.aside, &name).attempt(&action)?,
+        );
         // The place first, while it is empty: from then on the note says truly where to look for the content.
         self.swap(target, name, Want::Dir, End::Return(home.to_owned()))?;
         let place = fs::read_link(format!("/proc/self/fd/{}", to.as_raw_fd())).attempt(&action)?;
@@ -169,7 +177,8 @@ impl<'a> Places<'a> {
         let unreachable = |error| Failure::Refused(format!("cannot make mount point `{target}`: {error}"));
         let reached = self.tree.reach(target, want).map_err(unreachable)?;
         let kept = |stub: &PathBuf| KEPT.iter().any(|kept| stub == Path::new(kept));
-        self.stubs.extend(reached.created.into_iter().filter(|stub| !kept(stub)));
+        self.stubs
+            .extend(reached.created.into_iter().filter(|stub| !kept(stub)));
         self.refuse_kernel(target, &reached.fd)?;
         let Some((parent, name)) = reached.place else {
             return Err(Failure::Refused(format!("cannot mount over the root at `{target}`")));
@@ -294,7 +303,11 @@ fn remove_stub(root: &OwnedFd, stub: &Path) -> Result<(), Errno> {
     let (Some(name), parent) = (stub.file_name(), stub.parent().unwrap_or(Path::new(""))) else {
         return Ok(());
     };
-    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+    let parent = if parent.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        parent
+    };
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     let removed = rustix::fs::openat2(root, parent, flags, Mode::empty(), resolve).and_then(|parent| {

@@ -85,7 +85,9 @@ impl Trees {
     fn best(&self, layers: &[PathBuf]) -> Option<WorkTree> {
         let mut idle = self.idle();
         let held = idle.iter().map(|(_, tree)| tree.holds(layers)).enumerate();
-        let (best, _) = held.filter(|(_, held)| held.is_some_and(|held| held > 0)).max_by_key(|(_, held)| *held)?;
+        let (best, _) = held
+            .filter(|(_, held)| held.is_some_and(|held| held > 0))
+            .max_by_key(|(_, held)| *held)?;
         Some(idle.swap_remove(best).1)
     }
 
@@ -99,7 +101,9 @@ impl Trees {
         let mut idle = self.idle();
         idle.push((Instant::now(), tree));
         let oldest = (0..idle.len()).min_by_key(|at| idle[*at].0);
-        let surplus = oldest.filter(|_| idle.len() > MOST_IDLE).map(|at| idle.swap_remove(at).1);
+        let surplus = oldest
+            .filter(|_| idle.len() > MOST_IDLE)
+            .map(|at| idle.swap_remove(at).1);
         drop(idle);
         surplus.into_iter().for_each(|tree| self.discard(tree));
     }

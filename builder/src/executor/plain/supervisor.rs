@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use rustix::pipe::{SpliceFlags, splice};
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, set_child_subreaper, set_parent_process_death_signal, setsid,
-    waitpid,
+    wait,
 };
 use rustix::thread::{CapabilitySet, capabilities, set_no_new_privs};
 
@@ -226,7 +226,7 @@ fn stay(pid: Pid, printed: &Printed, socket: &UnixStream, output: &OwnedFd) -> R
 fn reap(step: Pid) -> Result<Option<Status>, Failure> {
     let mut found = None;
     loop {
-        match waitpid(None, WaitOptions::NOHANG) {
+        match wait(WaitOptions::NOHANG) {
             Ok(Some((pid, status))) if pid == step => {
                 let code = status.exit_status().map(Status::Code);
                 found = code.or_else(|| status.terminating_signal().map(Status::Signal));
@@ -240,10 +240,9 @@ fn reap(step: Pid) -> Result<Option<Status>, Failure> {
 
 /// Passes on what was printed until there is nothing more for now. An engine that does not read loses it.
 fn pump(from: &OwnedFd, output: &OwnedFd) {
-    while let Ok(1..) = rustix::io::retry_on_intr(|| {
-        splice(from, None, output, None, CHUNK_BYTES, SpliceFlags::NONBLOCK)
-    })
-    .or_else(|error| wait_for_room(error, from, output))
+    while let Ok(1..) =
+        rustix::io::retry_on_intr(|| splice(from, None, output, None, CHUNK_BYTES, SpliceFlags::NONBLOCK))
+            .or_else(|error| wait_for_room(error, from, output))
     {}
 }
 
@@ -315,6 +314,12 @@ mod tests {
         };
         assert!(matches!(said(None, None, times), Reply::Failed(_)));
         let ended = said(None, Some(Status::Code(3)), times);
-        assert!(matches!(ended, Reply::Ended { status: Status::Code(3), .. }));
+        assert!(matches!(
+            ended,
+            Reply::Ended {
+                status: Status::Code(3),
+                ..
+            }
+        ));
     }
 }

@@ -145,12 +145,7 @@ impl WorkTree {
 ///
 /// # Errors
 /// What the file system reports.
-pub(super) fn copy_part(
-    layers: &[PathBuf],
-    top: &RelPath,
-    at: &OwnedFd,
-    name: &str,
-) -> io::Result<Option<bool>> {
+pub(super) fn copy_part(layers: &[PathBuf], top: &RelPath, at: &OwnedFd, name: &str) -> io::Result<Option<bool>> {
     let layers: Vec<OwnedFd> = layers.iter().map(|dir| open_root(dir)).collect::<io::Result<_>>()?;
     let mut nodes = Nodes::default();
     for (number, layer) in layers.iter().enumerate() {
@@ -196,7 +191,9 @@ impl View<'_> {
     /// Removes what is in the way of `touched`.
     fn clear(&self, touched: &BTreeSet<RelPath>) -> io::Result<()> {
         for path in touched {
-            let Some((parent, name)) = path.parent().zip(path.name()) else { continue };
+            let Some((parent, name)) = path.parent().zip(path.name()) else {
+                continue;
+            };
             let parent = match open_directory(self.dest, &self.place(&parent)) {
                 Ok(parent) => parent,
                 // Gone with something above it.
@@ -280,9 +277,14 @@ impl View<'_> {
     fn batch(&self, files: &[&RelPath]) -> io::Result<()> {
         let mut last: Option<(usize, RelPath, OwnedFd, OwnedFd)> = None;
         for path in files {
-            let (Some(node), Some(name)) = (self.nodes.all.get(path), path.name()) else { continue };
+            let (Some(node), Some(name)) = (self.nodes.all.get(path), path.name()) else {
+                continue;
+            };
             let parent = path.parent().unwrap_or_default();
-            if !last.as_ref().is_some_and(|(layer, directory, ..)| *layer == node.layer && *directory == parent) {
+            if !last
+                .as_ref()
+                .is_some_and(|(layer, directory, ..)| *layer == node.layer && *directory == parent)
+            {
                 let from = open_directory(&self.layers[node.layer], &parent)?;
                 let to = open_directory(self.dest, &self.place(&parent))?;
                 last = Some((node.layer, parent, from, to));
