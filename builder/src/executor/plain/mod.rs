@@ -294,7 +294,10 @@ impl Runner {
             aside: tree.aside(),
             lock: self.trees.lock(),
             placements,
-            hosts: hosts(process),
+            hosts: hosts(&Process {
+                hostname: Some(rustix::system::uname().nodename().to_string_lossy().into_owned()),
+                ..process.clone()
+            }),
             // The network is the container's own, and so are its name servers.
             resolv_conf: resolv_conf(match process.network {
                 Network::None => Network::None,
