@@ -40,11 +40,11 @@ pub(crate) fn run_if_reachable() -> Result<()> {
         ));
         return Ok(());
     }
-    run(&[])
+    run(&[], None)
 }
 
-/// Builds, pushes, reads back and runs `names`, or all.
-pub(crate) fn run(names: &[String]) -> Result<()> {
+/// Builds, pushes, reads back and runs `names`, or all, with steps in the sandbox of this kind.
+pub(crate) fn run(names: &[String], sandbox: Option<&str>) -> Result<()> {
     let rbuild = rbuild()?.display().to_string();
     let registry = Registry::start()?;
     let debian = base::debian()?;
@@ -77,6 +77,7 @@ pub(crate) fn run(names: &[String]) -> Result<()> {
             .arg(store.path().join("store"))
             .arg("--build-arg")
             .arg(format!("BASE={debian_image}"));
+        build.args(sandbox.map(|kind| format!("--sandbox={kind}")));
         if *name == "ruby" && !gems_reachable() {
             say("ruby: RubyGems is out of reach, Sinatra comes from Debian");
             build.args(["--build-arg", "SINATRA=debian"]);

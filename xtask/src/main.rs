@@ -31,6 +31,9 @@ enum Chore {
     Apps {
         /// Only these.
         names: Vec<String>,
+        /// Kind of sandbox for steps.
+        #[arg(long, value_name = "KIND")]
+        sandbox: Option<String>,
     },
     /// Runs the first command of the README twice in an empty store.
     Readme,
@@ -52,7 +55,7 @@ fn main() -> anyhow::Result<()> {
         Chore::Ci => ci::run(),
         Chore::Tidy => tidy::run(),
         Chore::Base { debian } => base::run(debian),
-        Chore::Apps { names } => apps::run(&names),
+        Chore::Apps { names, sandbox } => apps::run(&names, sandbox.as_deref()),
         Chore::Readme => readme::run(),
         Chore::Bench(options) => bench::run(&options),
         Chore::Fuzz(options) => fuzz::run(&options),
