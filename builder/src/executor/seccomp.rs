@@ -257,11 +257,14 @@ fn search(runs: &[(u32, FilterOp)]) -> Vec<FilterOp> {
 
 #[cfg(test)]
 mod tests {
-    use super::{ARCH, ENOSYS, EPERM, RET_ALLOW, RET_ERRNO, RET_KILL, program, rows};
+    use super::{ARCH, ENOSYS, EPERM, RET_ALLOW, RET_ERRNO, RET_KILL, guarding, program, rows};
 
     /// Runs the filter as the kernel would.
     fn verdict(arch: u32, number: u32, arguments: [u32; 2]) -> u32 {
-        let ops = program();
+        verdict_of(&program(), arch, number, arguments)
+    }
+
+    fn verdict_of(ops: &[crate::sys::FilterOp], arch: u32, number: u32, arguments: [u32; 2]) -> u32 {
         let (mut at, mut value) = (0, 0);
         loop {
             let op = ops[at];
@@ -293,6 +296,39 @@ mod tests {
 
     fn number(call: libc::c_long) -> u32 {
         u32::try_from(call).unwrap()
+    }
+
+    #[test]
+    fn guarded_processes_cannot_be_named_and_others_can() {
+        // More than one conditional jump reaches.
+        let processes: Vec<u32> = (100..500).collect();
+        let ops = guarding(&processes, true);
+        assert!(ops.len() < 4096);
+        let refused = RET_ERRNO | EPERM;
+        let kill = |pid: i32| verdict_of(&ops, ARCH, number(libc::SYS_kill), [pid.cast_unsigned(), 9]);
+        for pid in [100, 227, 499, -100, -499, -1, 1] {
+            assert_eq!(kill(pid), refused, "{pid}");
+        }
+        for pid in [0, 99, 500, -500, -2] {
+            assert_eq!(kill(pid), RET_ALLOW, "{pid}");
+        }
+        let ptrace = |pid| verdict_of(&ops, ARCH, number(libc::SYS_ptrace), [16, pid]);
+        assert_eq!((ptrace(300), ptrace(0), ptrace(501)), (refused, RET_ALLOW, RET_ALLOW));
+        let last = verdict_of(&ops, ARCH, number(libc::SYS_sched_setattr), [300, 0]);
+        assert_eq!(last, refused);
+        // Of all other calls, arguments mean something else.
+        assert_eq!(verdict_of(&ops, ARCH, number(libc::SYS_read), [300, 300]), RET_ALLOW);
+        assert_eq!(verdict_of(&ops, ARCH, number(libc::SYS_mount), [0, 0]), refused);
+        assert!(guarding(&(2..10_000).collect::<Vec<u32>>(), true).len() < 4096);
+    }
+
+    #[test]
+    fn without_a_network_sockets_are_local() {
+        let ops = guarding(&[], false);
+        let socket = |family| verdict_of(&ops, ARCH, number(libc::SYS_socket), [family, 1]);
+        assert_eq!((socket(1), socket(16)), (RET_ALLOW, RET_ALLOW));
+        let refused = RET_ERRNO | super::EAFNOSUPPORT;
+        assert_eq!((socket(2), socket(10), socket(17)), (refused, refused, refused));
     }
 
     #[test]

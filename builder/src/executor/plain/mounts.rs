@@ -51,7 +51,7 @@ pub(super) fn prepare(mounts: &[StepMount], aside: &Path) -> Result<Vec<Placemen
             _ if home(mount).is_some() => Placed::Lent {
                 path: home(mount).unwrap_or(Path::new("")).to_owned(),
             },
-            MountSource::Directory { path, subpath } => copied(&[path.clone()], subpath, &opened, number)?,
+            MountSource::Directory { path, subpath } => copied(std::slice::from_ref(path), subpath, &opened, number)?,
             MountSource::Rootfs { rootfs, subpath } => copied(&layers(rootfs), subpath, &opened, number)?,
             // Its size is that of the disk.
             MountSource::Tmpfs { mode, .. } => Placed::Empty { mode: *mode },

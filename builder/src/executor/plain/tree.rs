@@ -91,8 +91,8 @@ impl WorkTree {
     pub(super) fn become_view_of(&mut self, wanted: &[PathBuf]) -> io::Result<()> {
         let is_new = self.layers.is_empty();
         let layers: Vec<OwnedFd> = wanted.iter().map(|dir| open_root(dir)).collect::<io::Result<_>>()?;
-        for number in self.layers.len()..layers.len() {
-            self.nodes.apply(&layers[number], number, &RelPath::root())?;
+        for (number, layer) in layers.iter().enumerate().skip(self.layers.len()) {
+            self.nodes.apply(layer, number, &RelPath::root())?;
         }
         self.charge.add(std::mem::take(&mut self.nodes.disk_bytes))?;
         self.layers = wanted.to_vec();
