@@ -36,7 +36,7 @@ const POLL: Duration = Duration::from_millis(100);
 /// Most bytes read of the small text files in the root.
 const MAX_TEXT: u64 = 4096;
 /// What a store may hold; a directory with anything else in it, and no version, is somebody's home.
-const NAMES: [&str; 31] = [
+const NAMES: [&str; 32] = [
     "VERSION",
     "lock",
     "blobs",
@@ -54,6 +54,7 @@ const NAMES: [&str; 31] = [
     "snapshots-rootless",
     "snapshots-single-id",
     "snapshots-plain",
+    "worktrees",
     "tmp",
     "quarantine",
     "cachemounts",

@@ -25,6 +25,7 @@
 //! | `index/` | sled: times of last use | damage |
 //! | `snapshots/` | the builder's | collection |
 //! | `snapshots-*/` | the same, of other kinds of sandboxes: owners and marks of their files differ | by hand |
+//! | `worktrees/` | root filesystems of steps where nothing can be mounted | opening, a minute without use |
 //! | `cachemounts/<BLAKE3>[-<n>]/` | what steps keep from build to build; `n` is a further copy for another step at the same time | collection |
 //! | `cachemounts/<BLAKE3>[-<n>].about` | `StoredCacheMount`, sealed: what the directory is; missing for those of older versions | collection |
 //! | `failed/<build>-<step>/` | the builder's, and `record`, a `StoredKept`, sealed, never synced: what a failed step left, and what it had | an hour, collection, restart of the machine |

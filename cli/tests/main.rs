@@ -30,6 +30,7 @@ mod networks;
 mod old_stores;
 mod other_user;
 mod outputs;
+mod plain;
 mod platforms;
 mod privileges;
 mod registry;

@@ -53,7 +53,7 @@ impl Nodes {
 }
 
 /// Where nodes come from.
-enum Maker {
+pub(super) enum Maker {
     /// They are made in the directory: the step may open any device.
     InPlace,
     /// They are made in this directory of the scratch space, to be mounted.
@@ -126,7 +126,7 @@ pub(super) fn directory(process: &Process, ids: Ids, apart: &Path) -> Result<(Ow
 }
 
 /// Makes a node, or a file to mount one over, and the directories above it. What is there already stays.
-fn make(dev: &OwnedFd, device: &StepDevice, maker: &mut Maker) -> Result<(), Failure> {
+pub(super) fn make(dev: &OwnedFd, device: &StepDevice, maker: &mut Maker) -> Result<(), Failure> {
     let action = format!("make `{}`", device.path);
     let (name, parents) = names_below_dev(device)?;
     let mut here = dev.try_clone().attempt(&action)?;

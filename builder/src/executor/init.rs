@@ -36,7 +36,7 @@ use crate::sys::{self, Fork};
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Steps die before the engine when memory runs out.
-const OOM_SCORE: &str = "500";
+pub(super) const OOM_SCORE: &str = "500";
 
 /// Runs as pid 1, to the end of the step.
 pub(super) fn begin(socket: OwnedFd, output: OwnedFd, groups: &[PathBuf]) -> io::Result<()> {
@@ -201,9 +201,9 @@ const REFUSED: i32 = -1;
 
 /// Why the program could not be executed; [`REFUSED`] if what it asks for is not possible, code 0 if the sandbox is at fault and not the program.
 #[derive(serde::Serialize, serde::Deserialize)]
-struct Trouble {
-    code: i32,
-    message: String,
+pub(super) struct Trouble {
+    pub(super) code: i32,
+    pub(super) message: String,
 }
 
 /// Waits for the step, and for every orphan that ends before it.
@@ -261,12 +261,13 @@ fn confine(step: &Step) -> Result<(), Failure> {
 }
 
 /// Makes the step's user the owner of its output: only an owner can open `/dev/stdout` again.
-fn lend_output(identity: &Identity) -> Result<(), Failure> {
+pub(super) fn lend_output(identity: &Identity) -> Result<(), Failure> {
     let owner = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
     rustix::fs::fchown(io::stdout(), Some(owner.0), Some(owner.1)).attempt("give the output to the user")
 }
 
-fn drop_privileges(identity: &Identity, capabilities: CapabilitySet) -> Result<(), Failure> {
+/// Keeps no more than `capabilities`, and those only as root.
+pub(super) fn drop_privileges(identity: &Identity, capabilities: CapabilitySet) -> Result<(), Failure> {
     clear_ambient_capability_set().attempt("clear ambient capabilities")?;
     for number in 0..64 {
         let one = CapabilitySet::from_bits_retain(1 << number);
@@ -305,7 +306,7 @@ pub(super) fn become_user(identity: &Identity) -> Result<(), Failure> {
 }
 
 /// A program with everything that `execve` takes, made before the fork.
-struct Command {
+pub(super) struct Command {
     name: String,
     path: String,
     candidates: Vec<CString>,
@@ -314,7 +315,7 @@ struct Command {
 }
 
 impl Command {
-    fn new(args: &[String], env: &[(String, String)]) -> Result<Self, Failure> {
+    pub(super) fn new(args: &[String], env: &[(String, String)]) -> Result<Self, Failure> {
         let refuse = || Failure::Refused("an argument or a variable of the step contains a NUL byte".to_owned());
         let string = |text: String| CString::new(text).map_err(|_| refuse());
         let Some(name) = args.first().filter(|name| !name.is_empty()) else {
@@ -346,7 +347,7 @@ impl Command {
     }
 
     /// Tries every candidate. Returns why none could be executed.
-    fn execute(&self) -> (i32, String) {
+    pub(super) fn execute(&self) -> (i32, String) {
         // Descriptors close on exec from birth; this is the second lock, for what a library may have opened.
         if let Err(error) = sys::close_on_exec_from(3) {
             return (0, format!("close descriptors: {error}"));

@@ -31,9 +31,8 @@ use rustix::process::{
 use rustix::thread::UnshareFlags;
 use serde::{Deserialize, Serialize};
 
-use super::cgroup;
-use super::init;
 use super::spec::{Attempt, Reply, send};
+use super::{cgroup, init, plain};
 use crate::sys::{self, Fork};
 
 /// Largest order: the paths of some control groups.
@@ -72,9 +71,11 @@ pub(super) enum Work {
 ///
 /// Must be called from the only thread of a program that was started with [`super::INIT_ARGUMENT`], before anything else.
 pub fn init_main() -> ! {
-    let ended = match keep() {
+    let is_plain = std::env::args_os().nth(2).is_some_and(|duty| duty == plain::DUTY);
+    let ended = match if is_plain { plain::warden::watch() } else { keep() } {
         Ok(None) => Ok(()),
         Ok(Some(order)) => match order.work {
+            Work::Sandbox { groups } if is_plain => plain::supervisor::begin(order.socket, order.output, &groups),
             Work::Sandbox { groups } => init::begin(order.socket, order.output, &groups),
             Work::Helper { args } => Err(help(order.input, &order.output, &args)),
         },
@@ -216,34 +217,7 @@ impl Keeper {
 
     /// The next order; nothing when the engine is gone.
     fn receive(&self) -> io::Result<Option<Order>> {
-        let mut bytes = vec![0; MAX_ORDER_BYTES];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(ORDER_DESCRIPTORS))];
-        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-        let length = loop {
-            let mut into = [IoSliceMut::new(&mut bytes)];
-            match recvmsg(&self.control, &mut into, &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
-                Err(Errno::INTR) => {}
-                // The engine was killed with something unread.
-                Err(Errno::CONNRESET) => return Ok(None),
-                received => break received?.bytes,
-            }
-        };
-        if length == 0 {
-            return Ok(None);
-        }
-        let mut descriptors = ancillary.drain().flat_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(rights) => rights.collect::<Vec<_>>(),
-            _ => Vec::new(),
-        });
-        let (Some(socket), Some(output)) = (descriptors.next(), descriptors.next()) else {
-            return Err(io::ErrorKind::InvalidData.into());
-        };
-        Ok(Some(Order {
-            socket,
-            output,
-            input: descriptors.next(),
-            work: serde_json::from_slice(&bytes[..length])?,
-        }))
+        receive(&self.control)
     }
 
     fn start(&mut self, order: Order) -> io::Result<Turn> {
@@ -287,4 +261,36 @@ impl Keeper {
             .iter()
             .for_each(|parent| cgroup::remove_all(parent, engine));
     }
+}
+
+/// The next order on the socket to the engine; nothing when the engine is gone.
+pub(super) fn receive(control: &OwnedFd) -> io::Result<Option<Order>> {
+    let mut bytes = vec![0; MAX_ORDER_BYTES];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(ORDER_DESCRIPTORS))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let length = loop {
+        let mut into = [IoSliceMut::new(&mut bytes)];
+        match recvmsg(control, &mut into, &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
+            Err(Errno::INTR) => {}
+            // The engine was killed with something unread.
+            Err(Errno::CONNRESET) => return Ok(None),
+            received => break received?.bytes,
+        }
+    };
+    if length == 0 {
+        return Ok(None);
+    }
+    let mut descriptors = ancillary.drain().flat_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(rights) => rights.collect::<Vec<_>>(),
+        _ => Vec::new(),
+    });
+    let (Some(socket), Some(output)) = (descriptors.next(), descriptors.next()) else {
+        return Err(io::ErrorKind::InvalidData.into());
+    };
+    Ok(Some(Order {
+        socket,
+        output,
+        input: descriptors.next(),
+        work: serde_json::from_slice(&bytes[..length])?,
+    }))
 }

@@ -46,6 +46,8 @@ pub(super) struct Launcher {
     program: OwnedFd,
     /// Looked for when the first sandbox is made.
     groups: OnceLock<Groups>,
+    /// What it is started with, beside [`INIT_ARGUMENT`].
+    duty: Option<&'static str>,
     keeper: Mutex<Option<Keeper>>,
     waiting: Mutex<Vec<Sandbox>>,
 }
@@ -68,6 +70,7 @@ impl Launcher {
         Self {
             program,
             groups: OnceLock::new(),
+            duty: None,
             keeper: Mutex::default(),
             waiting: Mutex::default(),
         }
@@ -76,6 +79,14 @@ impl Launcher {
     /// Where control groups of steps are made.
     pub(super) fn groups(&self) -> &Groups {
         self.groups.get_or_init(Groups::find)
+    }
+
+    /// The same for keepers of another kind.
+    pub(super) fn with_duty(self, duty: &'static str) -> Self {
+        Self {
+            duty: Some(duty),
+            ..self
+        }
     }
 
     /// A sandbox that waits, or a new one; always a new one for limits on processors, which those that wait have no groups for.
@@ -158,6 +169,7 @@ impl Launcher {
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).map_err(start("make a socket"))?;
         let process = Command::new(format!("/proc/self/fd/{}", self.program.as_raw_fd()))
             .arg(INIT_ARGUMENT)
+            .args(self.duty)
             .env_clear()
             .current_dir("/")
             .stdin(Stdio::from(theirs))

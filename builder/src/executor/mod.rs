@@ -29,6 +29,7 @@ mod launch;
 mod mask;
 pub(crate) mod namespace;
 mod network;
+mod plain;
 mod probe;
 mod profile;
 mod root;
@@ -60,6 +61,7 @@ pub(crate) use certificates::BUNDLE as CA_BUNDLE;
 pub use cgroup::{Hits, Unenforceable};
 pub use keeper::init_main;
 pub use namespace::NamespaceExecutor;
+pub use plain::ChrootExecutor;
 pub use probe::{Probe, probe};
 pub(crate) use standing::help_for_one_id;
 pub use standing::{Standing, standing};
@@ -370,5 +372,10 @@ pub trait Executor: Send + Sync {
             reason: "this kind of sandbox cannot".to_owned(),
         };
         Box::pin(std::future::ready(Err(refused)))
+    }
+
+    /// Removes what was kept for further steps; to be called when none runs and none will.
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
     }
 }

@@ -263,7 +263,11 @@ impl NamespaceExecutor {
 
 /// Sends the step and reads the reply. When cancelled, closes the writing side, which ends the sandbox, and goes on reading until
 /// the last process that could answer is gone.
-async fn converse(mut socket: UnixStream, message: Vec<u8>, cancel: CancellationToken) -> io::Result<Option<Reply>> {
+pub(super) async fn converse(
+    mut socket: UnixStream,
+    message: Vec<u8>,
+    cancel: CancellationToken,
+) -> io::Result<Option<Reply>> {
     let sent = socket.write_all(&message).await;
     let mut bytes = Vec::new();
     let finished = tokio::select! {
@@ -286,7 +290,7 @@ async fn converse(mut socket: UnixStream, message: Vec<u8>, cancel: Cancellation
 }
 
 /// Passes on what the step prints, until its last writer is gone.
-async fn forward(mut printed: pipe::Receiver, output: mpsc::Sender<OutputChunk>) {
+pub(super) async fn forward(mut printed: pipe::Receiver, output: mpsc::Sender<OutputChunk>) {
     let mut wanted = true;
     let mut buffer = BytesMut::new();
     loop {
@@ -306,7 +310,7 @@ async fn forward(mut printed: pipe::Receiver, output: mpsc::Sender<OutputChunk>)
     }
 }
 
-async fn report(
+pub(super) async fn report(
     reply: Option<Reply>,
     group: &Group,
     output: &mpsc::Sender<OutputChunk>,
@@ -370,7 +374,7 @@ async fn tell_hits(process: &Process, hits: Hits, output: &mpsc::Sender<OutputCh
 }
 
 /// Tells the log of the phases.
-fn tell(times: &StepTimes) {
+pub(super) fn tell(times: &StepTimes) {
     Phase::Network.took(times.network);
     Phase::Launch.took(times.launch);
     Phase::Mounts.took(times.mounts);
@@ -379,7 +383,7 @@ fn tell(times: &StepTimes) {
     Phase::End.took(times.end);
 }
 
-fn hosts(process: &Process) -> String {
+pub(super) fn hosts(process: &Process) -> String {
     let hostname = process.hostname.as_deref().unwrap_or(DEFAULT_HOSTNAME);
     let mut text = format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
     for (name, address) in &process.extra_hosts {
@@ -389,7 +393,7 @@ fn hosts(process: &Process) -> String {
 }
 
 /// The host's resolver, without servers on loopback addresses where the step has a loopback of its own; nothing without a network.
-fn resolv_conf(network: Network) -> String {
+pub(super) fn resolv_conf(network: Network) -> String {
     if network == Network::None {
         return String::new();
     }

@@ -5,6 +5,7 @@ use rustix::mount::{FsOpenFlags, fsconfig_set_string, fsopen};
 
 use super::emulation::Handlers;
 use super::network::helper;
+use super::tier::{self, Tier};
 use super::{cgroup, network};
 use crate::ids::Ids;
 
@@ -22,6 +23,9 @@ pub struct Probe {
 /// Looks at everything that sandboxes of this process's kind need, without changing anything.
 #[must_use]
 pub fn probe() -> Vec<Probe> {
+    if tier::choose(None) == Ok(Tier::Plain) {
+        return vec![plain(), devices(), container_network(), emulation()];
+    }
     vec![root(), overlay(), limits(), network(), emulation()]
 }
 
@@ -40,6 +44,38 @@ fn root() -> Probe {
         name: "privilege",
         ok: ok && admin,
         found: found.to_owned(),
+    }
+}
+
+/// Of a container that lets nobody mount anything.
+fn plain() -> Probe {
+    Probe {
+        name: "privilege",
+        ok: true,
+        found: "root of a plain container: steps run in copies of their images, share its process ids, and have no `/proc/self`"
+            .to_owned(),
+    }
+}
+
+/// Never a failure: steps without them have an empty file as `/dev/null`.
+fn devices() -> Probe {
+    let held = rustix::thread::capabilities(None).map(|sets| sets.effective);
+    let found = match held.is_ok_and(|held| held.contains(rustix::thread::CapabilitySet::MKNOD)) {
+        true => "the usual ones",
+        false => "none: the container lacks the capability `MKNOD`",
+    };
+    Probe {
+        name: "devices",
+        ok: true,
+        found: found.to_owned(),
+    }
+}
+
+fn container_network() -> Probe {
+    Probe {
+        name: "network",
+        ok: true,
+        found: "steps have that of this container; with `--network=none`, local sockets only".to_owned(),
     }
 }
 

@@ -26,6 +26,28 @@ const EAFNOSUPPORT: u32 = 97;
 const CLONE_NAMESPACES: u32 = 0x7E02_0000;
 /// Local, IPv4, IPv6, netlink, packet.
 const FAMILIES: [u32; 5] = [1, 2, 10, 16, 17];
+/// Local and netlink.
+const LOCAL_FAMILIES: [u32; 2] = [1, 16];
+/// Calls that name another process first: a signal, a handle, its memory, its limits, its place in the schedule.
+const FIRST_IS_PROCESS: [&str; 13] = [
+    "kill",
+    "tkill",
+    "tgkill",
+    "rt_sigqueueinfo",
+    "rt_tgsigqueueinfo",
+    "pidfd_open",
+    "process_vm_readv",
+    "process_vm_writev",
+    "prlimit64",
+    "sched_setparam",
+    "sched_setscheduler",
+    "sched_setaffinity",
+    "sched_setattr",
+];
+/// Calls that name it after what they do.
+const SECOND_IS_PROCESS: [&str; 3] = ["ptrace", "setpriority", "ioprio_set"];
+/// Processes that a filter can name: each takes two of its 4096 instructions.
+pub(super) const MOST_GUARDED: usize = 1500;
 /// TIOCSTI and TIOCLINUX.
 const TERMINAL_INPUT: [u32; 2] = [0x5412, 0x541C];
 const PERSONALITIES: [u32; 5] = [0, 8, 0x2_0000, 0x2_0008, 0xFFFF_FFFF];
@@ -68,6 +90,69 @@ const IF_ANY_BIT: u16 = 0x45;
 
 /// The filter for this architecture, which also refuses the calls with these names.
 pub(super) fn program(refused: &[&str]) -> Vec<FilterOp> {
+    compile(&[], &FAMILIES, refused)
+}
+
+/// The same for a step that shares process ids with others, and may have no network: it cannot name `processes` where it could
+/// harm them, nor all processes at once, and its sockets are local without a network.
+///
+/// At most [`MOST_GUARDED`] processes are looked at.
+pub(super) fn guarding(processes: &[u32], has_network: bool, refused: &[&str]) -> Vec<FilterOp> {
+    let families: &[u32] = if has_network { &FAMILIES } else { &LOCAL_FAMILIES };
+    compile(
+        &guards(&processes[..processes.len().min(MOST_GUARDED)]),
+        families,
+        refused,
+    )
+}
+
+/// Refuses calls whose argument is one of `processes`, or a group of them. What is not refused goes on with the number loaded.
+fn guards(processes: &[u32]) -> Vec<FilterOp> {
+    // 1 is not listed where nobody may look at it, and -1 is everybody.
+    let mut named = vec![1, u32::MAX];
+    named.extend(processes.iter().flat_map(|id| [*id, id.wrapping_neg()]));
+    let mut refusal = Vec::new();
+    // A conditional jump reaches 255 instructions.
+    for part in named.chunks(250) {
+        for (at, id) in part.iter().enumerate() {
+            let to_refusal = u8::try_from(part.len() - at).expect("a part is shorter than 251");
+            refusal.push(jump(IF_EQUAL, *id, to_refusal, 0));
+        }
+        refusal.extend([jump(JUMP, 1, 0, 0), errno(EPERM)]);
+    }
+    refusal.push(load(NUMBER));
+    let length = u32::try_from(refusal.len()).expect("a filter has at most 4096 instructions");
+    let is_named = |name: &str, list: &[&str]| list.contains(&name);
+    let mut ops = Vec::new();
+    let first: Vec<u32> = numbers(|name| is_named(name, &FIRST_IS_PROCESS));
+    let second: Vec<u32> = numbers(|name| is_named(name, &SECOND_IS_PROCESS));
+    // Number by number to the load of the argument; past both loads and the refusals if it is none of them.
+    let (ones, twos) = (first.len(), second.len());
+    for (at, number) in first.iter().enumerate() {
+        let distance = u8::try_from(ones - at + twos).expect("the lists are short");
+        ops.push(jump(IF_EQUAL, *number, distance, 0));
+    }
+    for (at, number) in second.iter().enumerate() {
+        let distance = u8::try_from(twos - at + 2).expect("the lists are short");
+        ops.push(jump(IF_EQUAL, *number, distance, 0));
+    }
+    ops.push(jump(JUMP, length + 3, 0, 0));
+    ops.extend([load(ARGUMENTS), jump(JUMP, 1, 0, 0), load(ARGUMENTS + 8)]);
+    ops.extend(refusal);
+    ops
+}
+
+/// Numbers of the calls with these names.
+fn numbers(wanted: impl Fn(&str) -> bool) -> Vec<u32> {
+    let fields = TABLE.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    let number = |fields: Vec<&str>| match fields.first().is_some_and(|name| wanted(name)) {
+        true => fields.get(COLUMN)?.parse().ok(),
+        false => None,
+    };
+    fields.filter_map(number).collect()
+}
+
+fn compile(guards: &[FilterOp], families: &[u32], refused: &[&str]) -> Vec<FilterOp> {
     let mut ops = vec![
         load(ARCHITECTURE),
         jump(IF_EQUAL, ARCH, 1, 0),
@@ -77,10 +162,11 @@ pub(super) fn program(refused: &[&str]) -> Vec<FilterOp> {
     if cfg!(target_arch = "x86_64") {
         ops.extend([jump(IF_AT_LEAST, X32, 0, 1), errno(ENOSYS)]);
     }
+    ops.extend_from_slice(guards);
     let mut plain: Vec<(u32, FilterOp)> = Vec::new();
     for (name, number, action) in rows() {
         let action = if refused.contains(&name) { "eperm" } else { action };
-        match (action, by_argument(action)) {
+        match (action, by_argument(action, families)) {
             (_, Some(block)) => {
                 let skip = u8::try_from(block.len()).expect("the blocks below are a few instructions long");
                 ops.push(jump(IF_EQUAL, number, 0, skip));
@@ -105,7 +191,7 @@ fn rows() -> impl Iterator<Item = (&'static str, u32, &'static str)> {
 }
 
 /// The check of an action that depends on an argument. It ends in a return on every path.
-fn by_argument(action: &str) -> Option<Vec<FilterOp>> {
+fn by_argument(action: &str, families: &[u32]) -> Option<Vec<FilterOp>> {
     match action {
         "clone" => Some(vec![
             load(ARGUMENTS),
@@ -113,7 +199,7 @@ fn by_argument(action: &str) -> Option<Vec<FilterOp>> {
             errno(EPERM),
             ret(RET_ALLOW),
         ]),
-        "socket" => Some(one_of(0, &FAMILIES, ret(RET_ALLOW), errno(EAFNOSUPPORT))),
+        "socket" => Some(one_of(0, families, ret(RET_ALLOW), errno(EAFNOSUPPORT))),
         "ioctl" => Some(one_of(1, &TERMINAL_INPUT, errno(EPERM), ret(RET_ALLOW))),
         "personality" => Some(one_of(0, &PERSONALITIES, ret(RET_ALLOW), errno(EPERM))),
         _ => None,
@@ -176,14 +262,14 @@ fn search(runs: &[(u32, FilterOp)]) -> Vec<FilterOp> {
 
 #[cfg(test)]
 mod tests {
-    use super::{ARCH, ENOSYS, EPERM, FilterOp, RET_ALLOW, RET_ERRNO, RET_KILL, program, rows};
+    use super::{ARCH, ENOSYS, EPERM, FilterOp, RET_ALLOW, RET_ERRNO, RET_KILL, guarding, program, rows};
 
     /// Runs the filter as the kernel would.
     fn verdict(arch: u32, number: u32, arguments: [u32; 2]) -> u32 {
-        run(&program(&[]), arch, number, arguments)
+        verdict_of(&program(&[]), arch, number, arguments)
     }
 
-    fn run(ops: &[FilterOp], arch: u32, number: u32, arguments: [u32; 2]) -> u32 {
+    fn verdict_of(ops: &[FilterOp], arch: u32, number: u32, arguments: [u32; 2]) -> u32 {
         let (mut at, mut value) = (0, 0);
         loop {
             let op = ops[at];
@@ -215,6 +301,39 @@ mod tests {
 
     fn number(call: libc::c_long) -> u32 {
         u32::try_from(call).unwrap()
+    }
+
+    #[test]
+    fn guarded_processes_cannot_be_named_and_others_can() {
+        // More than one conditional jump reaches.
+        let processes: Vec<u32> = (100..500).collect();
+        let ops = guarding(&processes, true, &[]);
+        assert!(ops.len() < 4096);
+        let refused = RET_ERRNO | EPERM;
+        let kill = |pid: i32| verdict_of(&ops, ARCH, number(libc::SYS_kill), [pid.cast_unsigned(), 9]);
+        for pid in [100, 227, 499, -100, -499, -1, 1] {
+            assert_eq!(kill(pid), refused, "{pid}");
+        }
+        for pid in [0, 99, 500, -500, -2] {
+            assert_eq!(kill(pid), RET_ALLOW, "{pid}");
+        }
+        let ptrace = |pid| verdict_of(&ops, ARCH, number(libc::SYS_ptrace), [16, pid]);
+        assert_eq!((ptrace(300), ptrace(0), ptrace(501)), (refused, RET_ALLOW, RET_ALLOW));
+        let last = verdict_of(&ops, ARCH, number(libc::SYS_sched_setattr), [300, 0]);
+        assert_eq!(last, refused);
+        // Of all other calls, arguments mean something else.
+        assert_eq!(verdict_of(&ops, ARCH, number(libc::SYS_read), [300, 300]), RET_ALLOW);
+        assert_eq!(verdict_of(&ops, ARCH, number(libc::SYS_mount), [0, 0]), refused);
+        assert!(guarding(&(2..10_000).collect::<Vec<u32>>(), true, &[]).len() < 4096);
+    }
+
+    #[test]
+    fn without_a_network_sockets_are_local() {
+        let ops = guarding(&[], false, &[]);
+        let socket = |family| verdict_of(&ops, ARCH, number(libc::SYS_socket), [family, 1]);
+        assert_eq!((socket(1), socket(16)), (RET_ALLOW, RET_ALLOW));
+        let refused = RET_ERRNO | super::EAFNOSUPPORT;
+        assert_eq!((socket(2), socket(10), socket(17)), (refused, refused, refused));
     }
 
     #[test]
@@ -262,9 +381,13 @@ mod tests {
         let ops = program(&["ptrace", "chroot"]);
         for call in [libc::SYS_ptrace, libc::SYS_chroot] {
             assert_eq!(verdict(ARCH, number(call), [0, 0]), RET_ALLOW, "call {call}");
-            assert_eq!(run(&ops, ARCH, number(call), [0, 0]), RET_ERRNO | EPERM, "call {call}");
+            assert_eq!(
+                verdict_of(&ops, ARCH, number(call), [0, 0]),
+                RET_ERRNO | EPERM,
+                "call {call}"
+            );
         }
-        assert_eq!(run(&ops, ARCH, number(libc::SYS_read), [0, 0]), RET_ALLOW);
+        assert_eq!(verdict_of(&ops, ARCH, number(libc::SYS_read), [0, 0]), RET_ALLOW);
     }
 
     #[test]

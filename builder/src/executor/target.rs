@@ -37,6 +37,8 @@ pub(super) struct Reached {
     pub(super) fd: OwnedFd,
     /// What was made on the way in the root's own mount, relative to the root, parents first.
     pub(super) created: Vec<PathBuf>,
+    /// The directory that holds it and its name there; nothing for the root.
+    pub(super) place: Option<(OwnedFd, OsString)>,
 }
 
 struct Walk<'a> {
@@ -70,9 +72,12 @@ impl Tree {
         while let Some(name) = walk.left.pop_front() {
             walk.step(name, want)?;
         }
-        let fd = match walk.stack.pop() {
-            Some((fd, _)) => fd,
-            None => rustix::io::fcntl_dupfd_cloexec(&self.root, 3)?,
+        let (fd, place) = match walk.stack.pop() {
+            Some((fd, name)) => {
+                let parent = rustix::io::fcntl_dupfd_cloexec(walk.here(), 3)?;
+                (fd, Some((parent, name)))
+            }
+            None => (rustix::io::fcntl_dupfd_cloexec(&self.root, 3)?, None),
         };
         match (want, kind(&fd)? == FileType::Directory) {
             (Want::Dir, false) => Err(Errno::NOTDIR),
@@ -80,6 +85,7 @@ impl Tree {
             _ => Ok(Reached {
                 fd,
                 created: walk.created,
+                place,
             }),
         }
     }

@@ -2,9 +2,11 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use proto::digest::ContentDigest;
@@ -12,8 +14,8 @@ use proto::tree::{EntryKind, RelPath, Timestamp, Tree, TreeEntry};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
-use super::facts;
 use super::tar::open_below;
+use super::{facts, whiteout};
 use crate::ids::opaque_mark;
 
 /// What is visible below a layer.
@@ -228,7 +230,7 @@ impl Lower for LowerDirs {
 }
 
 /// A directory of ours, by its path.
-pub(super) fn open_root(dir: &Path) -> io::Result<OwnedFd> {
+pub(crate) fn open_root(dir: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     Ok(rustix::fs::open(dir, flags, Mode::empty())?)
 }
@@ -238,7 +240,7 @@ const RESOLVE: ResolveFlags = ResolveFlags::BENEATH
     .union(ResolveFlags::NO_MAGICLINKS);
 
 /// Opens a directory below `root` through no link; the empty path is the root itself.
-pub(super) fn open_directory(root: &OwnedFd, path: &RelPath) -> rustix::io::Result<OwnedFd> {
+pub(crate) fn open_directory(root: &OwnedFd, path: &RelPath) -> rustix::io::Result<OwnedFd> {
     let path = if path.is_root() {
         Path::new(".")
     } else {
@@ -249,18 +251,20 @@ pub(super) fn open_directory(root: &OwnedFd, path: &RelPath) -> rustix::io::Resu
 }
 
 /// The metadata of `path` below `root`, no link followed anywhere.
-pub(super) fn stat_below(root: &OwnedFd, path: &RelPath) -> rustix::io::Result<Stat> {
+pub(crate) fn stat_below(root: &OwnedFd, path: &RelPath) -> rustix::io::Result<Stat> {
     let path = if path.is_root() {
         Path::new(".")
     } else {
         facts::as_path(path)
     };
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::fstat(rustix::fs::openat2(root, path, flags, Mode::empty(), RESOLVE)?)
+    let stat = rustix::fs::fstat(rustix::fs::openat2(root, path, flags, Mode::empty(), RESOLVE)?)?;
+    // No link was met on the way, so none is when the same path is opened again.
+    whiteout::seen(root, path.as_os_str(), stat)
 }
 
 /// The names in a directory with their metadata, in byte order.
-pub(super) fn list(root: &OwnedFd, path: &RelPath) -> io::Result<Vec<(Vec<u8>, Stat)>> {
+pub(crate) fn list(root: &OwnedFd, path: &RelPath) -> io::Result<Vec<(Vec<u8>, Stat)>> {
     let directory = open_directory(root, path)?;
     let mut names = Vec::new();
     for entry in Dir::read_from(&directory)? {
@@ -268,6 +272,7 @@ pub(super) fn list(root: &OwnedFd, path: &RelPath) -> io::Result<Vec<(Vec<u8>, S
         let name = entry.file_name();
         if !matches!(name.to_bytes(), b"." | b"..") {
             let stat = rustix::fs::statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
+            let stat = whiteout::seen(&directory, OsStr::from_bytes(name.to_bytes()), stat)?;
             names.push((name.to_bytes().to_vec(), stat));
         }
     }
@@ -277,12 +282,12 @@ pub(super) fn list(root: &OwnedFd, path: &RelPath) -> io::Result<Vec<(Vec<u8>, S
 }
 
 /// Whether this is how overlayfs notes a removed name.
-pub(super) fn is_whiteout(stat: &Stat) -> bool {
+pub(crate) fn is_whiteout(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
 }
 
 /// Whether a directory hides what lower layers have in it. What is missing or no directory hides nothing by itself.
-pub(super) fn is_opaque(root: &OwnedFd, path: &RelPath) -> io::Result<bool> {
+pub(crate) fn is_opaque(root: &OwnedFd, path: &RelPath) -> io::Result<bool> {
     let directory = match open_directory(root, path) {
         Ok(directory) => directory,
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(false),

@@ -18,6 +18,7 @@ pub mod compress;
 mod blocks;
 mod gzip;
 mod noise;
+pub(crate) mod whiteout;
 mod zstd_frame;
 pub(crate) mod read;
 pub(crate) mod names;

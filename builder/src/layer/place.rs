@@ -15,6 +15,7 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid
 use rustix::io::Errno;
 
 use super::lower::{open_directory, open_root};
+use super::whiteout;
 use crate::ids::opaque_mark;
 use crate::notes;
 
@@ -56,7 +57,7 @@ impl Place {
             EntryKind::CharDevice { major, minor } => node(FileType::CharacterDevice, *major, *minor),
             EntryKind::BlockDevice { major, minor } => node(FileType::BlockDevice, *major, *minor),
             EntryKind::Fifo => node(FileType::Fifo, 0, 0),
-            EntryKind::Whiteout => return Ok(node(FileType::CharacterDevice, 0, 0)?),
+            EntryKind::Whiteout => return Ok(whiteout::make(parent, name)?),
             _ => return Err(io::ErrorKind::InvalidInput.into()),
         };
         match made {

@@ -1,14 +1,17 @@
 //! Sockets that a step left: no layer holds one, so none may stay in the snapshot either. A step that runs on the snapshot sees what
 //! it would see on the unpacked layer.
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Timestamps};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Timestamps};
 use rustix::io::Errno;
 
 use crate::layer::diff::Socket;
+use crate::layer::whiteout;
 use crate::layers::to_path;
 
 /// Removes `sockets` from `upper`; what takes the place of one that hid something is the mark that this is gone. The directories
@@ -32,7 +35,7 @@ pub fn remove(upper: &Path, sockets: &[Socket]) -> io::Result<()> {
         let times = times_of(&parent)?;
         rustix::fs::unlinkat(&parent, name, AtFlags::empty())?;
         if socket.hides {
-            rustix::fs::mknodat(&parent, name, FileType::CharacterDevice, Mode::empty(), 0)?;
+            whiteout::make(&parent, OsStr::from_bytes(name))?;
         }
         rustix::fs::futimens(&parent, &times)?;
     }

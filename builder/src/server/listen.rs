@@ -113,6 +113,7 @@ async fn end(shared: &Arc<Shared>) {
     shared.builds.cancel_all();
     shared.tasks.close();
     shared.tasks.wait().await;
+    shared.host.executor.close().await;
     let layers = shared.host.layers.clone();
     if let Err(error) = crate::blocking::run(move || layers.make_durable()).await {
         tracing::warn!(%error, "results of the last builds are lost: they will run again");

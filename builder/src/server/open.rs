@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use super::{ServeError, ServeOptions};
 use crate::context_trees::ContextTrees;
 use crate::executor::tier::{self, TIERS, Tier};
-use crate::executor::{self, Executor, NamespaceExecutor};
+use crate::executor::{self, ChrootExecutor, Executor, NamespaceExecutor};
 use crate::host::{Clock, Host};
 use crate::layers::Layers;
 use crate::op::cache_mount::CacheMounts;
@@ -51,7 +51,7 @@ pub async fn open_host(options: &ServeOptions) -> Result<Host, ServeError> {
         .on_boot(boot_id);
     snapshots.sweep().map_err(|error| prepare(&error))?;
     store.kept().sweep().map_err(|error| prepare(&error))?;
-    let executor = executor(tier, options)?;
+    let executor = executor(tier, options, &store)?;
     executor.can_keep(&options.limits)?;
     let registry = Client::new(Patience::default()).map_err(|error| prepare(&error))?;
     let downloader = Downloader::new(Patience::default()).map_err(|error| prepare(&error))?;
@@ -97,16 +97,17 @@ fn snapshots_dir(store: &Store, tier: Tier) -> PathBuf {
     }
 }
 
-fn executor(tier: Tier, options: &ServeOptions) -> Result<Arc<dyn Executor>, ServeError> {
+fn executor(tier: Tier, options: &ServeOptions, store: &Store) -> Result<Arc<dyn Executor>, ServeError> {
     match tier {
         Tier::Root | Tier::Rootless | Tier::SingleId => NamespaceExecutor::with_init(&options.sandbox_program)
             .map(|executor| Arc::new(executor) as Arc<dyn Executor>)
             .map_err(|error| ServeError::Prepare(error.to_string())),
-        Tier::Plain => Err(tier::Impossible {
-            tier,
-            reason: "this version has no such sandbox yet".to_owned(),
+        Tier::Plain => {
+            let trees = store.root().join("worktrees");
+            ChrootExecutor::open(&options.sandbox_program, &trees, Arc::clone(store.budget()))
+                .map(|executor| Arc::new(executor) as Arc<dyn Executor>)
+                .map_err(|error| ServeError::Prepare(error.to_string()))
         }
-        .into()),
     }
 }
 

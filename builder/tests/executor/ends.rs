@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::bench::Bench;
 
 /// Whether a process with this word in its command line runs on the host.
-fn running(word: &str) -> bool {
+pub(crate) fn running(word: &str) -> bool {
     let processes = fs::read_dir("/proc")
         .unwrap()
         .map(|entry| entry.unwrap().path().join("cmdline"));

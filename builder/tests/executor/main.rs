@@ -16,6 +16,7 @@ mod hostile;
 mod mounts;
 mod networks;
 mod output;
+mod plain;
 mod privileges;
 mod tiers;
 
@@ -174,6 +175,35 @@ const TESTS: &[Test] = &[
         hostile::t15_dangerous_calls_are_refused,
     ),
     ("t16_a_step_has_no_terminal", hostile::t16_a_step_has_no_terminal),
+    (
+        "plain_steps_print_and_end_as_anywhere",
+        plain::plain_steps_print_and_end_as_anywhere,
+    ),
+    (
+        "plain_changes_are_found_and_nothing_else_is",
+        plain::plain_changes_are_found_and_nothing_else_is,
+    ),
+    (
+        "plain_chains_of_steps_share_one_tree",
+        plain::plain_chains_of_steps_share_one_tree,
+    ),
+    (
+        "plain_steps_end_with_all_that_they_started",
+        plain::plain_steps_end_with_all_that_they_started,
+    ),
+    (
+        "plain_steps_harm_neither_the_engine_nor_what_is_outside",
+        plain::plain_steps_harm_neither_the_engine_nor_what_is_outside,
+    ),
+    (
+        "plain_steps_without_network_have_local_sockets_only",
+        plain::plain_steps_without_network_have_local_sockets_only,
+    ),
+    ("plain_mounts_come_and_go", plain::plain_mounts_come_and_go),
+    (
+        "plain_trees_of_a_dead_engine_give_back_what_was_lent",
+        plain::plain_trees_of_a_dead_engine_give_back_what_was_lent,
+    ),
     ("start_up_is_fast", start_up_is_fast),
     (
         "devices_are_those_of_the_machine",
