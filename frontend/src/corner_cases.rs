@@ -59,6 +59,9 @@
 //! | times of files from git | of the checkout, unless `mtime=commit` | of the commit, unless `mtime=checkout` | one commit, one layer | `cli/tests/sources.rs::a_repository_is_added_as_its_files` |
 //! | `RUN --device` | in the labs channel of the syntax only | always there | there is one frontend | `cli/tests/privileges.rs::a_device_must_be_allowed_and_registered` |
 //! | devices that are described in YAML | are known | are left out; a message names the file | tools write JSON as well | `cli/tests/privileges.rs::a_device_must_be_allowed_and_registered` |
+//! | `WORKDIR` below `/proc`, mounts over `/dev` and anything of `/proc` and `/sys` | are left to the runtime | are refused | ways out of sandboxes began there | `frontend/tests/lower/hostile.rs` |
+//! | an option of a mount that is said twice | the last counts | is refused | two answers to one question are none | `frontend/tests/lower/hostile.rs::t08_options_of_mounts_are_known_and_said_once` |
+//! | `rm /dev/random` in a step | works | the device is busy | nodes are mounts, so that those of a step open nothing | `builder/tests/executor/hostile.rs::t06_device_nodes_of_a_step_open_nothing` |
 //! | the exit code of a failed step | only in a message | in the message and in the events of the build | scripts want it | `cli/tests/failures.rs` |
 //!
 //! Results that differ in a case of `cargo xtask parity`, each with its reason: `testdata/parity/differences.table`. The cases beside
