@@ -129,6 +129,14 @@ impl Scrubber {
         let mut shown = Vec::with_capacity(text.len());
         let mut at = 0;
         while at < text.len() {
+            if self.covered.is_none() {
+                let harmless = self.patterns.harmless(&text[at..]);
+                shown.extend_from_slice(&text[at..at + harmless]);
+                at += harmless;
+                if at == text.len() {
+                    break;
+                }
+            }
             match self.patterns.at(&text[at..], is_end) {
                 Found::Maybe => break,
                 Found::Secret(length) => {
@@ -261,16 +269,34 @@ impl Patterns {
         }
     }
 
+    /// Whether a secret may begin with these eight bytes.
+    fn may_begin(&self, first: [u8; LEAST_BYTES]) -> bool {
+        let bit = hash(first);
+        self.filter[bit / 64] >> (bit % 64) & 1 == 1
+    }
+
+    /// How many bytes at the beginning of `text` are certainly no beginnings of secrets.
+    fn harmless(&self, text: &[u8]) -> usize {
+        let mut at = 0;
+        while let Some(first) = text[at..].first_chunk() {
+            let is_possible = match has_line_break(*first) {
+                false => self.may_begin(*first),
+                // No line of a secret has a break in it, only base64 has.
+                true => match unbroken(&text[at..]) {
+                    (first, LEAST_BYTES) => self.may_begin(first),
+                    _ => true,
+                },
+            };
+            if is_possible {
+                break;
+            }
+            at += 1;
+        }
+        at
+    }
+
     /// What begins at the beginning of `text`, after which more comes unless it `is_end`.
     fn at(&self, text: &[u8], is_end: bool) -> Found {
-        if let Some(first) = text.first_chunk::<LEAST_BYTES>()
-            && !has_line_break(*first)
-        {
-            let bit = hash(*first);
-            if self.filter[bit / 64] >> (bit % 64) & 1 == 0 {
-                return Found::Nothing;
-            }
-        }
         let mut found = Found::Nothing;
         let raw = &text[..text.len().min(LEAST_BYTES)];
         for pattern in beginning_with(&self.exact, raw) {
@@ -362,8 +388,16 @@ fn match_wrapped(pattern: &[u8], text: &[u8]) -> Option<(usize, bool)> {
     Some((at, true))
 }
 
+/// All eight at once: what is equal becomes zero, and only from a zero one can be taken such that its highest bit is borrowed.
 fn has_line_break(bytes: [u8; LEAST_BYTES]) -> bool {
-    bytes.iter().any(|byte| matches!(byte, b'\n' | b'\r'))
+    const ONES: u64 = u64::from_ne_bytes([1; LEAST_BYTES]);
+    const HIGH: u64 = u64::from_ne_bytes([0x80; LEAST_BYTES]);
+    let bytes = u64::from_ne_bytes(bytes);
+    let has = |byte: u8| {
+        let zero = bytes ^ (ONES * u64::from(byte));
+        zero.wrapping_sub(ONES) & !zero & HIGH != 0
+    };
+    has(b'\n') || has(b'\r')
 }
 
 /// The place of eight bytes in the filter.
@@ -518,6 +552,17 @@ mod tests {
             assert!(scrubber.held.len() <= PART_BYTES, "{}", scrubber.held.len());
         }
         assert_eq!(shown, STARS.len());
+    }
+
+    #[test]
+    fn line_breaks_are_found_at_every_place() {
+        for at in 0..LEAST_BYTES {
+            for (byte, expected) in [(b'\n', true), (b'\r', true), (0x0b, false), (0x8a, false), (0, false)] {
+                let mut bytes = *b"abcdefgh";
+                bytes[at] = byte;
+                assert_eq!(has_line_break(bytes), expected, "{byte} at {at}");
+            }
+        }
     }
 
     #[test]

@@ -144,6 +144,31 @@ fn no_build_exceeds_the_limits_of_its_server() {
 }
 
 #[test]
+fn a_build_that_waits_for_the_step_of_another_does_not_fail_of_its_limits() {
+    needs!();
+    let place = Place::new();
+    place.dockerfile(
+        "FROM base\nRUN --mount=type=cache,target=/c test -e /c/second || { touch /c/second; echo started; sleep 7820; }\n",
+    );
+    let (mut server, log) = serve(&place, &[]);
+    let base = place.base();
+    let build = |flags: &[&str]| {
+        let mut command = place.command(&["build", "--progress=plain", &base, "."]);
+        command.args(flags).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.spawn().unwrap()
+    };
+    let mut limited = build(&["--step-timeout=2s"]);
+    let said = read_until(&mut limited, step_started);
+    let unlimited = build(&[]);
+    assert_eq!(end_of(&mut limited).code(), Some(1));
+    assert!(said.join().unwrap().contains("step did not end within 2s"));
+    drop(place.outcome(unlimited.wait_with_output().unwrap()).exits(0));
+    send(&server, Signal::TERM);
+    assert!(end_of(&mut server).success());
+    drop(log.join().unwrap());
+}
+
+#[test]
 fn a_limit_that_nothing_keeps_is_an_error_and_none_is_not() {
     needs!(Need::Program("/usr/bin/unshare"));
     let place = Place::new();

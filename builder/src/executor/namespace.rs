@@ -315,7 +315,14 @@ pub(super) async fn report(
     group: &Group,
     output: &mpsc::Sender<OutputChunk>,
 ) -> Result<ExitReport, ExecError> {
-    let hits = group.hits();
+    let hits = match &reply {
+        // What ended well needs no reasons.
+        Some(Reply::Ended {
+            status: Status::Code(0),
+            ..
+        }) => Hits::default(),
+        _ => group.hits(),
+    };
     match reply {
         // The kernel may kill all of the group at once.
         None if hits.memory => Ok(ExitReport {
