@@ -47,7 +47,7 @@ pub(super) async fn run(connection: &Connection, session: Session, mut start: v1
         raw: None,
         has_started: false,
     };
-    talk.send(Input::Start(start)).await;
+    talk.send(Input::Start(Box::new(start))).await;
     let mut client = ExecClient::new(connection.channel.clone()).max_decoding_message_size(MESSAGE_BYTES);
     let said = client.attach(ReceiverStream::new(outgoing)).await?.into_inner();
     let mut session = pin!(open.run());
