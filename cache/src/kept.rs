@@ -126,11 +126,11 @@ pub struct KeptSteps {
 }
 
 impl KeptSteps {
-    pub(crate) fn new(disk: Arc<Disk>, index: Arc<Index>, leases: Arc<Leases>, boot_id: Option<&str>) -> Self {
+    pub(crate) fn new(disk: &Arc<Disk>, index: &Arc<Index>, leases: &Arc<Leases>, boot_id: Option<&str>) -> Self {
         Self {
-            disk,
-            index,
-            leases,
+            disk: Arc::clone(disk),
+            index: Arc::clone(index),
+            leases: Arc::clone(leases),
             boot_id: boot_id.unwrap_or_default().to_owned(),
         }
     }

@@ -255,12 +255,7 @@ impl Store {
             builds: Builds::new(Arc::clone(&disk)),
             mirrors: Mirrors::new(disk.root().join("mirrors")),
             cache_mounts: CacheMounts::new(Arc::clone(&disk), Arc::clone(&index)),
-            kept: KeptSteps::new(
-                Arc::clone(&disk),
-                Arc::clone(&index),
-                Arc::clone(&leases),
-                options.boot_id.as_deref(),
-            ),
+            kept: KeptSteps::new(&disk, &index, &leases, options.boot_id.as_deref()),
             leases,
             index,
             disk,

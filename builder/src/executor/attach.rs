@@ -146,7 +146,7 @@ pub(super) async fn converse(
     let sent = async {
         let (mut socket, message) = (&socket, message);
         write_all(&mut socket, &message).await?;
-        receive_ends(&socket).await
+        receive_ends(socket).await
     };
     let first = tokio::select! {
         first = sent => first,

@@ -64,6 +64,9 @@ pub(crate) struct RunArgs {
     pub(crate) interactive: bool,
     #[command(flatten)]
     pub(crate) manner: MannerArgs,
+    /// Nothing is ever left; other programs' scripts say so
+    #[arg(long = "rm")]
+    pub(crate) remove: bool,
     #[command(flatten)]
     pub(crate) process: ProcessArgs,
     /// Entry point instead of that of the image; empty for none
@@ -92,9 +95,6 @@ pub(crate) struct MannerArgs {
     /// Let writes to its root filesystem fail
     #[arg(long)]
     pub(crate) read_only: bool,
-    /// Nothing is ever left; other programs' scripts say so
-    #[arg(long = "rm")]
-    pub(crate) remove: bool,
 }
 
 /// The `cp` command.

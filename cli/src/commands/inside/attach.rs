@@ -44,10 +44,9 @@ pub(super) async fn run(connection: &Connection, session: Session, mut start: v1
         signals: Signals::new()?,
         has_terminal,
         has_stdin,
-        raw: None,
-        has_started: false,
+        state: State::Waiting,
     };
-    talk.send(Input::Start(start)).await;
+    talk.send(Input::Start(Box::new(start))).await;
     let mut client = ExecClient::new(connection.channel.clone()).max_decoding_message_size(MESSAGE_BYTES);
     let said = client.attach(ReceiverStream::new(outgoing)).await?.into_inner();
     let mut session = pin!(open.run());
@@ -67,9 +66,16 @@ struct Talk {
     signals: Signals,
     has_terminal: bool,
     has_stdin: bool,
-    raw: Option<RawMode>,
-    /// Whether there is somebody to talk to.
-    has_started: bool,
+    state: State,
+}
+
+/// Whether there is somebody to talk to.
+enum State {
+    Waiting,
+    /// With every key for it, where it has a terminal.
+    Started {
+        _raw: Option<RawMode>,
+    },
 }
 
 impl Talk {
@@ -80,10 +86,11 @@ impl Talk {
 
     /// Until now Ctrl-C meant this command; from now on, whatever has the terminal inside.
     fn start(&mut self) -> Result<(), Problem> {
-        self.has_started = true;
-        if self.has_terminal && self.has_stdin {
-            self.raw = RawMode::enter()?;
-        }
+        let _raw = match self.has_terminal && self.has_stdin {
+            true => RawMode::enter()?,
+            false => None,
+        };
+        self.state = State::Started { _raw };
         Ok(())
     }
 
@@ -114,7 +121,7 @@ impl Talk {
                 },
                 number = self.signals.next() => {
                     asked += u32::from(matches!(number, INTERRUPT | TERMINATE));
-                    if asked >= PATIENCE || asked > 0 && !self.has_started {
+                    if asked >= PATIENCE || asked > 0 && matches!(self.state, State::Waiting) {
                         return Err(Problem::told(Blame::Canceled));
                     }
                     match number {
