@@ -104,7 +104,7 @@ fn program(rbuild: &str, sandbox: Option<&str>, state: &Path) -> Result<Command>
     if sandbox != Some("plain") {
         return Ok(Command::new(rbuild));
     }
-    let example = ["build", "--package", "rbuild-testdata", "--example", "plain_container"];
+    let example = ["build", "--workspace", "--example", "plain_container"];
     check(command("cargo", &example).current_dir(repository()))?;
     fs::create_dir_all(state)?;
     let mut container = command(repository().join("testdata/plain-container.sh"), &["overlay"]);
