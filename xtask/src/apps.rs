@@ -141,7 +141,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 /// `rbuild` in a plain container with its files in `state`: the sandbox for these is tried where it belongs.
 fn in_a_container(rbuild: &str, state: &Path) -> Result<Command> {
-    let example = ["build", "--package", "rbuild-testdata", "--example", "plain_container"];
+    let example = ["build", "--workspace", "--example", "plain_container"];
     check(command("cargo", &example).current_dir(repository()))?;
     fs::create_dir_all(state)?;
     let mut container = command(repository().join("testdata/plain-container.sh"), &["overlay"]);
