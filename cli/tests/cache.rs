@@ -270,3 +270,18 @@ fn a_stage_that_ran_again_is_copied_from_again() {
     assert_ne!(after, before, "files of a run that is over");
     assert!(!place.build(&["."]).exits(0).summary().contains("DONE"));
 }
+
+#[test]
+fn layers_without_times_to_lower_leave_the_store_among_those_with() {
+    needs!();
+    let place = Place::new();
+    // The first RUN makes the directories that every step needs, the others nothing, and the last one only what is old.
+    place.dockerfile("FROM base\nRUN true\nRUN true\nRUN echo a > /a\nRUN true\nRUN mkdir /old && touch -d @1 /old\n");
+    let base = place.base();
+    for output in ["", ",compression=uncompressed", ",compression=zstd"] {
+        let output = format!("-o=type=oci,dest=out.tar,rewrite-timestamp=true{output}");
+        let mut build = place.command(&["build", "--in-process", &base, &output, "."]);
+        let built = build.env("SOURCE_DATE_EPOCH", "1700000000").output().unwrap();
+        place.outcome(built).exits(0);
+    }
+}

@@ -196,14 +196,16 @@ impl Layers {
         Ok(form)
     }
 
-    /// The layer at `index` with times after `epoch` lowered to it; the same layer if it has none.
+    /// The layer at `index` with times after `epoch` lowered to it; the same layer if it has none. It has a form of its own in the
+    /// store: among layers that were lowered it has another chain, under which no snapshot is found.
     ///
     /// # Errors
     /// As [`Layers::encode`].
     pub fn clamp(&self, stack: &Stack, index: usize, epoch: i64) -> Result<Layer, BuildError> {
         let layer = &stack.layers()[index];
         let is_late = |tree: &Tree| tree.entries().iter().any(|entry| entry.mtime.seconds > epoch);
-        if self.known_tree(layer.info.diff_id).is_some_and(|tree| !is_late(&tree)) {
+        let tree = self.known_tree(layer.info.diff_id);
+        if tree.is_some_and(|tree| !is_late(&tree)) && self.local_form(&layer.info).is_some() {
             return Ok(layer.clone());
         }
         let mut plain = Retime::new(self.open_tar(stack, index)?, epoch);
