@@ -75,11 +75,25 @@ pub(crate) fn give(path: &Path, uid: u32, gid: u32) -> io::Result<()> {
 /// may have set it, or an image.
 #[must_use]
 pub fn opaque_mark() -> &'static str {
-    static MARK: OnceLock<&str> = OnceLock::new();
     MARK.get_or_init(|| match may_use_trusted() {
         true => "trusted.overlay.opaque",
-        false => "user.overlay.opaque",
+        false => OF_USERS,
     })
+}
+
+static MARK: OnceLock<&str> = OnceLock::new();
+const OF_USERS: &str = "user.overlay.opaque";
+
+/// Makes [`opaque_mark`] the one that everybody can read, for directories that no overlay is mounted on: then it does not matter
+/// what whoever reads them next may do. To be called before anybody asks.
+///
+/// # Errors
+/// The other mark is in use already.
+pub fn mark_for_everybody() -> Result<(), &'static str> {
+    match *MARK.get_or_init(|| OF_USERS) {
+        OF_USERS => Ok(()),
+        other => Err(other),
+    }
 }
 
 /// Root of the machine, with the capability that `trusted.*` attributes take.

@@ -44,6 +44,10 @@ pub async fn open_host(options: &ServeOptions) -> Result<Host, ServeError> {
     let prepare = |error: &dyn std::error::Error| ServeError::Prepare(error.to_string());
     let tier = tier::choose(options.tier)?;
     executor::standing(tier).tell();
+    if tier == Tier::Plain {
+        crate::ids::mark_for_everybody()
+            .map_err(|mark| ServeError::Prepare(format!("layers are marked with `{mark}` already")))?;
+    }
     let snapshots = OverlaySnapshotter::open(&snapshots_dir(&store, tier)).map_err(|error| prepare(&error))?;
     let snapshots = snapshots
         .within(Arc::clone(store.budget()))

@@ -199,7 +199,7 @@ mod tests {
             } else if let Some(opaque) = word.strip_suffix("/!") {
                 fs::create_dir_all(root.join(opaque)).unwrap();
                 let opened = fs::File::open(root.join(opaque)).unwrap();
-                rustix::fs::fsetxattr(opened, "user.overlay.opaque", b"y", XattrFlags::empty()).unwrap();
+                rustix::fs::fsetxattr(opened, crate::ids::opaque_mark(), b"y", XattrFlags::empty()).unwrap();
             } else if let Some(directory) = word.strip_suffix('/') {
                 fs::create_dir_all(root.join(directory)).unwrap();
             } else {

@@ -175,7 +175,11 @@ impl<'a> Places<'a> {
     /// Lets `ours`, a name beside the tree, and what is at `target` change places. What is missing there is made first.
     fn swap(&mut self, target: &str, ours: String, want: Want, end: End) -> Result<(), Failure> {
         let unreachable = |error| Failure::Refused(format!("cannot make mount point `{target}`: {error}"));
-        let reached = self.tree.reach(target, want).map_err(unreachable)?;
+        let reached = match self.deepest_above(target) {
+            Some(above) => keeping_times(&above, || self.tree.reach(target, want)),
+            None => self.tree.reach(target, want),
+        };
+        let reached = reached.map_err(unreachable)?;
         let kept = |stub: &PathBuf| KEPT.iter().any(|kept| stub == Path::new(kept));
         self.stubs
             .extend(reached.created.into_iter().filter(|stub| !kept(stub)));
@@ -198,6 +202,19 @@ impl<'a> Places<'a> {
             end,
         });
         swapped.attempt(&format!("put `{target}` into its place"))
+    }
+
+    /// The last directory on the way to `target` that is there: making a mount point in it shall not be seen in its time. Nothing
+    /// for what stays in the layer anyway.
+    fn deepest_above(&self, target: &str) -> Option<OwnedFd> {
+        if KEPT.iter().any(|kept| Path::new(target) == Path::new("/").join(kept)) {
+            return None;
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        let open = |path: &Path| rustix::fs::openat2(self.tree.root(), path, flags, Mode::empty(), resolve).ok();
+        // A path that leads nowhere is refused by whoever walks it.
+        Path::new(target).ancestors().skip(1).find_map(open)
     }
 
     /// Nothing is placed into what stands for the file systems of the kernel, or over them a second time.
