@@ -25,6 +25,7 @@ use crate::kept::KeptSteps;
 use crate::lease::{Lease, Leases, Moment};
 use crate::mirrors::Mirrors;
 use crate::records::DiskRecords;
+use crate::store_format;
 use crate::trees::Trees;
 use crate::usage::{self, Row};
 use crate::verify::{self, Event, Repair, SnapshotCheck, Summary, VerifyError};
@@ -35,41 +36,6 @@ pub const FORMAT: (u32, u32) = (1, 0);
 const POLL: Duration = Duration::from_millis(100);
 /// Most bytes read of the small text files in the root.
 const MAX_TEXT: u64 = 4096;
-/// What a store may hold; a directory with anything else in it, and no version, is somebody's home.
-const NAMES: [&str; 32] = [
-    "VERSION",
-    "lock",
-    "blobs",
-    "trees",
-    "records",
-    "aliases",
-    "preimages",
-    "history",
-    "builds",
-    "forms",
-    "answers",
-    "mirrors",
-    "images",
-    "snapshots",
-    "snapshots-rootless",
-    "snapshots-single-id",
-    "snapshots-plain",
-    "worktrees",
-    "tmp",
-    "quarantine",
-    "cachemounts",
-    "failed",
-    "index",
-    "server.log",
-    "server.sock",
-    "server.lock",
-    "server.starting",
-    "rbuild.sock",
-    "known_hosts",
-    "lost+found",
-    "usage",
-    "run",
-];
 
 /// What the store takes from its surroundings.
 #[derive(Clone)]
@@ -572,7 +538,8 @@ fn refuse_foreign(root: &Path) -> Result<(), OpenError> {
             .file_name()
             .to_string_lossy()
             .into_owned();
-        let ours = NAMES.contains(&name.as_str()) || name.starts_with("pending-") || name.starts_with("synced-");
+        let ours =
+            store_format::NAMES.contains(&name.as_str()) || name.starts_with("pending-") || name.starts_with("synced-");
         if !ours {
             return Err(OpenError::NotAStore {
                 root: root.to_owned(),

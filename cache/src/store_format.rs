@@ -1,4 +1,4 @@
-//! The store on disk, version 1.0. Documentation only.
+//! The store on disk, version 1.0: documentation, and the names in it.
 //!
 //! # The tree
 //!
@@ -116,3 +116,39 @@
 //!
 //! Holds times of last use and nothing that a result depends on. Absent or damaged, it starts empty, and the times of the
 //! files decide what is collected first.
+
+/// What a store may hold; a directory with anything else in it, and no version, is somebody's home.
+pub(crate) const NAMES: [&str; 32] = [
+    "VERSION",
+    "lock",
+    "blobs",
+    "trees",
+    "records",
+    "aliases",
+    "preimages",
+    "history",
+    "builds",
+    "forms",
+    "answers",
+    "mirrors",
+    "images",
+    "snapshots",
+    "snapshots-rootless",
+    "snapshots-single-id",
+    "snapshots-plain",
+    "worktrees",
+    "tmp",
+    "quarantine",
+    "cachemounts",
+    "failed",
+    "index",
+    "server.log",
+    "server.sock",
+    "server.lock",
+    "server.starting",
+    "rbuild.sock",
+    "known_hosts",
+    "lost+found",
+    "usage",
+    "run",
+];

@@ -1,6 +1,8 @@
 //! What steps reach over their networks. The engine runs in a namespace made for the test, with another machine behind a cable: two
 //! addresses of it can be reached from the engine's host, 192.0.2.2, and 169.254.169.254, where clouds serve credentials.
 
+use std::collections::BTreeSet;
+use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -212,4 +214,50 @@ pub(crate) fn steps_do_not_reach_each_other() {
         assert!(served.0.is_err(), "it serves until it is cancelled: {:?}", served.0);
         assert_eq!(served.1, "nothing\n");
     });
+}
+
+pub(crate) fn a_step_without_network_has_loopback_only() {
+    let bench = Bench::new();
+    bench.check(
+        "ls /sys/class/net; ip addr show lo | grep -c 'inet 127.0.0.1'; ip -o link | grep -c UP",
+        "lo\n1\n1\n",
+    );
+    // Cables of other engines come and go.
+    let stays = |name: &String| !name.starts_with("rbv");
+    let entries = fs::read_dir("/sys/class/net").unwrap();
+    let host: BTreeSet<String> = entries
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+        .filter(stays)
+        .collect();
+    let ran = bench.run(&Process {
+        network: Network::Host,
+        ..bench.process("grep : /proc/net/dev | cut -d: -f1")
+    });
+    let seen = ran.printed.lines().map(|line| line.trim().to_owned()).filter(stays);
+    assert_eq!(seen.collect::<BTreeSet<_>>(), host);
+}
+
+pub(crate) fn default_networks_do_not_reach_the_host() {
+    let bench = Bench::new();
+    let run = |script: &str, expected: &str| {
+        bench.check_process(
+            &Process {
+                network: Network::Default,
+                ..bench.process(script)
+            },
+            expected,
+        );
+    };
+    run(
+        "ip route | grep -c '^default via 10.213.'; echo $(ls /sys/class/net)",
+        "1\neth0 lo\n",
+    );
+    // A listener on every address of the host: the step must not reach it through its gateway.
+    let listener = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let gateway = "$(ip route | grep default | grep -o '10[^ ]*')";
+    run(
+        &format!("nc -w 1 {gateway} {port} < /dev/null 2>/dev/null && echo reached; true"),
+        "",
+    );
 }
