@@ -114,7 +114,7 @@ fn builds_work_in_a_container_without_privileges_and_change_nothing_of_it() {
     let mut digests = Vec::new();
     for kind in ["volume", "overlay"] {
         let state = place.work().join("state");
-        // The place is in the machine's own temporary directory, which is hidden by the container's.
+        // The place is in the machine's own temporary directory, and the program may be: the container's hides it.
         let work = place.work().join("context");
         std::fs::create_dir_all(&state).unwrap();
         std::fs::create_dir_all(state.join("tmp")).unwrap();
@@ -140,6 +140,13 @@ fn builds_work_in_a_container_without_privileges_and_change_nothing_of_it() {
             }
             _ => base.clone(),
         };
+        let program = match kind {
+            "volume" => {
+                std::fs::copy(env!("CARGO_BIN_EXE_rbuild"), state.join("tmp/rbuild")).unwrap();
+                "/tmp/rbuild"
+            }
+            _ => env!("CARGO_BIN_EXE_rbuild"),
+        };
         let mut command = Command::new("unshare");
         command.args(["--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child"]);
         command
@@ -147,7 +154,7 @@ fn builds_work_in_a_container_without_privileges_and_change_nothing_of_it() {
             .arg(kind)
             .arg(&state)
             .args(["sh", "-c", IN_CONTAINER, "sh"]);
-        command.arg(here).arg(env!("CARGO_BIN_EXE_rbuild"));
+        command.arg(here).arg(program);
         command.args(["build", "--in-process", "--progress=plain", "--secret=id=s,src=secret"]);
         command.args([base_here.as_str(), output, "--root=/var/lib/rbuild-test", "."]);
         command

@@ -7,6 +7,7 @@ use proto::digest::DiffId;
 use super::setup::{Setup, SetupKind};
 use crate::blocking;
 use crate::event::StepNumber;
+use crate::executor::tier::Tier;
 use crate::layers::store_failed;
 use crate::op::work::BuildWork;
 use crate::request::BuildError;
@@ -80,13 +81,18 @@ pub async fn keep(
         Ok(true)
     });
     Ok(match kept.await? {
-        true => error.help(format!(
-            "look at what it left: `rbuild debug {} {}`",
-            &name.build()[..ID_DIGITS],
-            name.step()
-        )),
+        true => error.help(help(work.job.host.tier, name)),
         false => error,
     })
+}
+
+/// How to look at it. Where nothing can be mounted, no process can be run on it either.
+fn help(tier: Tier, name: KeptName) -> String {
+    let (build, step) = (&name.build()[..ID_DIGITS], name.step());
+    match tier {
+        Tier::Plain => format!("look at what it left: `rbuild cp {build}/{step}:/path DEST`"),
+        Tier::Root | Tier::Rootless | Tier::SingleId => format!("look at what it left: `rbuild debug {build} {step}`"),
+    }
 }
 
 fn describe(work: &BuildWork, failed: &Failed<'_>, name: KeptName) -> Result<KeptStep, BuildError> {
