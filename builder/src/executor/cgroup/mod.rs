@@ -23,6 +23,8 @@ use mounts::Mounted;
 const PARENT: &str = "rbuild";
 /// Where an engine goes that must not stay in a group with groups below it.
 const ENGINE: &str = "rbuild-engine";
+/// Why an ordinary user has no groups.
+const NOT_DELEGATED: &str = "no control group is delegated to the user of this server";
 /// Processes of a sandbox that are not of the step: the first one.
 const OWN_PROCESSES: u64 = 1;
 
@@ -103,11 +105,10 @@ impl Groups {
         for hierarchy in &groups.hierarchies {
             sweep(&hierarchy.parent);
         }
-        for controller in USUAL {
-            if groups.with(controller).is_none() {
-                let name = controller.name();
-                tracing::warn!(reason = groups.missing, "steps run without a control group for {name}");
-            }
+        let lacking: Vec<Controller> = USUAL.into_iter().filter(|one| groups.with(*one).is_none()).collect();
+        if !lacking.is_empty() {
+            let names = names(&lacking);
+            tracing::warn!(reason = groups.missing, "steps run without control groups for {names}");
         }
         groups
     }
@@ -117,11 +118,13 @@ impl Groups {
         let mut reasons: Vec<String> = Vec::new();
         for mount in mounted {
             let found = match mount.version {
+                Version::One if !mount.is_writable() => Err(NOT_DELEGATED.to_owned()),
                 Version::One => Ok(v1::hierarchy(mount)),
                 Version::Two => v2::hierarchy(mount),
             };
             match found {
                 Ok(hierarchy) => groups.hierarchies.push(hierarchy),
+                Err(reason) if reasons.contains(&reason) => {}
                 Err(reason) => reasons.push(reason),
             }
         }
@@ -404,9 +407,11 @@ pub(super) fn probe() -> (bool, String) {
         Ok(mounted) => mounted,
         Err(error) => return (false, format!("control groups cannot be read: {error}")),
     };
-    let has = |controller| mounted.iter().find(|mount| mount.controllers.contains(&controller));
+    let usable: Vec<&Mounted> = mounted.iter().filter(|mount| mount.is_writable()).collect();
+    let has = |controller| usable.iter().find(|mount| mount.controllers.contains(&controller));
     let versions = USUAL.map(|controller| has(controller).map(|mount| mount.version));
     match versions {
+        [None, None] if !mounted.is_empty() => (true, format!("{NOT_DELEGATED}: steps run without limits on memory")),
         [Some(Version::Two), Some(Version::Two)] => (true, "control groups version 2".to_owned()),
         [Some(Version::One), Some(Version::One)] => (true, "control groups version 1".to_owned()),
         [Some(_), Some(_)] => (true, "control groups of both versions".to_owned()),

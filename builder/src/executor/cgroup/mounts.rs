@@ -17,6 +17,22 @@ pub(super) struct Mounted {
     pub(super) controllers: Vec<Controller>,
 }
 
+impl Mounted {
+    /// The group of this process, as far as it can be seen.
+    pub(super) fn own_dir(&self) -> &Path {
+        match self.own.is_dir() {
+            true => &self.own,
+            // The path is one of another cgroup namespace.
+            false => &self.at,
+        }
+    }
+
+    /// Whether this process may make groups below its own.
+    pub(super) fn is_writable(&self) -> bool {
+        rustix::fs::access(self.own_dir(), rustix::fs::Access::WRITE_OK).is_ok()
+    }
+}
+
 /// Those that control something that steps need.
 pub(super) fn read() -> io::Result<Vec<Mounted>> {
     let table = fs::read_to_string("/proc/self/mountinfo")?;

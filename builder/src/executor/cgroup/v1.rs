@@ -10,14 +10,9 @@ use crate::limits::Limits;
 
 /// Groups may have groups and processes at the same time here, so they are made in the engine's own.
 pub(super) fn hierarchy(mount: &Mounted) -> Hierarchy {
-    let own = match mount.own.is_dir() {
-        true => &mount.own,
-        // The path is one of another cgroup namespace.
-        false => &mount.at,
-    };
     Hierarchy {
         version: Version::One,
-        parent: own.join(PARENT),
+        parent: mount.own_dir().join(PARENT),
         controllers: mount.controllers.clone(),
     }
 }
