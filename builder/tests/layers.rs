@@ -23,22 +23,7 @@ use proto::digest::{ContentDigest, DiffId, Digest};
 use proto::oci::Compression;
 use proto::tree::{EntryKind, RelPath, Timestamp, Tree, TreeEntry};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags};
-
-/// Whether this test can run; says so if not, and fails where everything is required to run.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "only tests ask for this variable, and cli's configuration is not in here"
-)]
-#[expect(clippy::print_stderr, reason = "a skipped test must be seen")]
-fn privileged(test: &str) -> bool {
-    let root = rustix::process::geteuid().is_root();
-    if !root {
-        let required = std::env::var("RBUILD_TEST_REQUIRE").is_ok_and(|value| value == "all");
-        assert!(!required, "{test} needs root");
-        eprintln!("SKIPPED {test}: needs root");
-    }
-    root
-}
+use testdata::machine::{Need, lacks};
 
 fn path(text: &str) -> RelPath {
     RelPath::parse(text.as_bytes()).unwrap()
@@ -249,7 +234,7 @@ fn without_mere_touches(before: &Model, mut after: Model) -> Model {
 
 #[test]
 fn a_directory_that_was_only_touched_is_no_change() {
-    if !privileged("a_directory_that_was_only_touched_is_no_change") {
+    if lacks("a_directory_that_was_only_touched_is_no_change", &[Need::Root]) {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -278,7 +263,7 @@ proptest! {
     fn applying_the_diff_of_two_trees_makes_the_second(
         before in models(), after in models(), coins in prop::collection::vec(any::<bool>(), 64)
     ) {
-        if !privileged("applying_the_diff_of_two_trees_makes_the_second") {
+        if lacks("applying_the_diff_of_two_trees_makes_the_second", &[Need::Root]) {
             return Ok(());
         }
         let dir = tempfile::tempdir().unwrap();
@@ -315,7 +300,10 @@ proptest! {
 
 #[test]
 fn what_the_kernel_leaves_in_an_upper_directory_becomes_the_merged_tree_again() {
-    if !privileged("what_the_kernel_leaves_in_an_upper_directory_becomes_the_merged_tree_again") {
+    if lacks(
+        "what_the_kernel_leaves_in_an_upper_directory_becomes_the_merged_tree_again",
+        &[Need::Root],
+    ) {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -658,7 +646,7 @@ fn a_step_that_only_made_stubs_changes_nothing() {
         mtime,
     };
     std::fs::write(at("upper/etc/hosts"), "").unwrap();
-    if !privileged("a_step_that_only_made_stubs_changes_nothing") {
+    if lacks("a_step_that_only_made_stubs_changes_nothing", &[Need::Root]) {
         return;
     }
     set_metadata(&at("base"), &["etc"], &spec(1));

@@ -11,6 +11,7 @@ use builder::snapshot::rootfs::Rootfs;
 use builder::snapshot::{CreateError, SnapshotError, Snapshotter, create};
 use proto::digest::{ChainId, Digest};
 use rustix::fs::{AtFlags, CWD, FileType, IFlags, Mode, OFlags};
+use testdata::machine::{Need, lacks};
 
 fn chain(text: &str) -> ChainId {
     ChainId(Digest::of(text.as_bytes()))
@@ -233,8 +234,8 @@ fn removal_copes_with_deep_trees() {
 
 #[test]
 fn removal_copes_with_what_root_can_make() {
-    if !rustix::process::geteuid().is_root() {
-        return skipped("removal_copes_with_what_root_can_make");
+    if lacks("removal_copes_with_what_root_can_make", &[Need::Root]) {
+        return;
     }
     let (_dir, snapshots) = store();
     let one = commit(&snapshots, &[], "one");
@@ -262,17 +263,6 @@ fn removal_copes_with_what_root_can_make() {
 fn set_immutable(file: &OwnedFd) -> rustix::io::Result<()> {
     let flags = rustix::fs::ioctl_getflags(file)?;
     rustix::fs::ioctl_setflags(file, flags | IFlags::IMMUTABLE)
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "only tests ask for this variable, and cli's configuration is not in here"
-)]
-#[expect(clippy::print_stderr, reason = "a skipped test must be seen")]
-fn skipped(test: &str) {
-    let required = std::env::var("RBUILD_TEST_REQUIRE").is_ok_and(|value| value == "all");
-    assert!(!required, "{test} needs root");
-    eprintln!("SKIPPED {test}: needs root");
 }
 
 #[test]

@@ -96,6 +96,19 @@ pub trait Receive: Send {
     fn restart(&mut self) -> std::io::Result<()>;
 }
 
+/// Keeps them in memory: for files that are limited to what fits there.
+impl Receive for Vec<u8> {
+    fn receive(&mut self, bytes: &[u8], _: Option<u64>) -> std::io::Result<()> {
+        self.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn restart(&mut self) -> std::io::Result<()> {
+        self.clear();
+        Ok(())
+    }
+}
+
 /// Why there is no file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -6,24 +6,8 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use cache::addresses::Reach;
-use cache::download::{Answer, DownloadError, Downloader, Receive, Request};
+use cache::download::{Answer, DownloadError, Downloader, Request};
 use cache::registry::Patience;
-
-/// Takes everything.
-#[derive(Default)]
-struct Kept(Vec<u8>);
-
-impl Receive for Kept {
-    fn receive(&mut self, bytes: &[u8], _: Option<u64>) -> std::io::Result<()> {
-        self.0.extend_from_slice(bytes);
-        Ok(())
-    }
-
-    fn restart(&mut self) -> std::io::Result<()> {
-        self.0.clear();
-        Ok(())
-    }
-}
 
 /// A server that gives each client the next of these answers; returns its port.
 fn server(answers: Vec<String>) -> u16 {
@@ -55,7 +39,7 @@ async fn fetch(url: &str, reach: Reach, limit_bytes: u64) -> Result<Answer, Down
     };
     Downloader::new(patience)
         .unwrap()
-        .fetch(&request, &mut Kept::default())
+        .fetch(&request, &mut Vec::new())
         .await
 }
 

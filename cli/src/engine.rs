@@ -9,7 +9,7 @@ use builder::limits::Limits;
 use builder::op::archive;
 use builder::server;
 use cache::addresses::Reach;
-use cache::download::{DownloadError, Downloader, Receive, Request};
+use cache::download::{DownloadError, Downloader, Request};
 use cache::registry::{Credentials, Patience, credentials};
 use frontend::patterns::{IgnoreFile, Patterns};
 use proto::digest::ContentDigest;
@@ -154,18 +154,6 @@ pub(crate) fn tar_in(file: &std::fs::File) -> Result<Option<Box<dyn std::io::Rea
 /// # Errors
 /// No whole answer.
 pub(crate) fn download_dockerfile(url: &str) -> Result<NamedText, Problem> {
-    struct Bytes(Vec<u8>);
-    impl Receive for Bytes {
-        fn receive(&mut self, bytes: &[u8], _: Option<u64>) -> std::io::Result<()> {
-            self.0.extend_from_slice(bytes);
-            Ok(())
-        }
-
-        fn restart(&mut self) -> std::io::Result<()> {
-            self.0.clear();
-            Ok(())
-        }
-    }
     let failed = |error: DownloadError| {
         let blame = match error {
             DownloadError::Setup { .. } => Blame::Environment,
@@ -179,7 +167,7 @@ pub(crate) fn download_dockerfile(url: &str) -> Result<NamedText, Problem> {
         reach: Reach::ThisMachine,
         ..Request::default()
     };
-    let mut bytes = Bytes(Vec::new());
+    let mut bytes = Vec::new();
     let runtime = crate::commands::runtime(&mut tokio::runtime::Builder::new_current_thread())?;
     let downloader = Downloader::new(Patience::default()).map_err(failed)?;
     runtime
@@ -187,7 +175,7 @@ pub(crate) fn download_dockerfile(url: &str) -> Result<NamedText, Problem> {
         .map_err(failed)?;
     Ok(NamedText {
         name: proto::address::redacted(url),
-        bytes: bytes.0,
+        bytes,
     })
 }
 

@@ -6,6 +6,8 @@ use std::path::Path;
 /// Something that not every machine has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
+    /// To be root: owners and devices.
+    Root,
     /// To be root and to be allowed to mount: steps run in namespaces of their own.
     Sandbox,
     /// The statically linked shell that base images are made of.
@@ -22,6 +24,7 @@ impl Need {
     /// What is missing, in words; nothing if it is there.
     fn lacking(self) -> Option<String> {
         match self {
+            Self::Root => (!rustix::process::geteuid().is_root()).then(|| "to be run by root".to_owned()),
             Self::Sandbox => (!may_mount()).then(|| "the right to mount, which root has".to_owned()),
             Self::Busybox => Self::Program(crate::image::BUSYBOX).lacking(),
             Self::Arm64Emulator => (!emulates_arm64()).then(|| {

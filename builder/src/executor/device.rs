@@ -85,6 +85,19 @@ impl Maker {
     }
 }
 
+/// The nodes that every step has.
+pub(super) fn standard() -> impl Iterator<Item = StepDevice> {
+    NODES.into_iter().map(|(name, major, minor)| StepDevice {
+        path: format!("/dev/{name}"),
+        block: false,
+        major,
+        minor,
+        mode: 0o666,
+        uid: 0,
+        gid: 0,
+    })
+}
+
 /// The directory, attached nowhere yet, and its devices. `apart` is a name in the scratch space for them.
 pub(super) fn directory(process: &Process, ids: Ids, apart: &Path) -> Result<(OwnedFd, Nodes), Failure> {
     let mut maker = Maker::new(process, ids, apart)?;
@@ -93,16 +106,7 @@ pub(super) fn directory(process: &Process, ids: Ids, apart: &Path) -> Result<(Ow
         Maker::Apart { .. } | Maker::Machine { .. } => NOSUID | NOEXEC | NODEV,
     };
     let dev = new_mount("tmpfs", &[("mode", "0755"), ("size", "65536")], attributes)?;
-    for (name, major, minor) in NODES {
-        let node = StepDevice {
-            path: format!("/dev/{name}"),
-            block: false,
-            major,
-            minor,
-            mode: 0o666,
-            uid: 0,
-            gid: 0,
-        };
+    for node in standard() {
         make(&dev, &node, &mut maker)?;
     }
     for (to, name) in LINKS {

@@ -175,7 +175,7 @@ impl Keeper {
         if !is_ordered {
             return Ok(Turn::On);
         }
-        match self.receive()? {
+        match receive(&self.control)? {
             Some(order) => self.start(order),
             None => Ok(Turn::Over),
         }
@@ -213,11 +213,6 @@ impl Keeper {
             kept.state = state;
         }
         Ok(is_ordered)
-    }
-
-    /// The next order; nothing when the engine is gone.
-    fn receive(&self) -> io::Result<Option<Order>> {
-        receive(&self.control)
     }
 
     fn start(&mut self, order: Order) -> io::Result<Turn> {

@@ -23,7 +23,7 @@ use tokio::process::{Child, Command};
 use super::cgroup::{Group, Groups};
 use super::keeper::{MAX_ORDER_BYTES, ORDER_DESCRIPTORS, Work};
 use super::{ExecError, INIT_ARGUMENT};
-use crate::limits::CpuLimits;
+use crate::limits::{CpuLimits, Limits};
 
 /// Sandboxes that wait for a step. Each is a process, and an empty control group or two.
 const MOST_WAITING: usize = 2;
@@ -89,8 +89,20 @@ impl Launcher {
         }
     }
 
+    /// A sandbox whose control groups keep `limits`.
+    pub(super) async fn take(&self, limits: &Limits) -> Result<Sandbox, ExecError> {
+        let sandbox = self.any(&limits.cpu)?;
+        match sandbox.group.limit(limits) {
+            Ok(()) => Ok(sandbox),
+            Err(error) => {
+                sandbox.abandon().await;
+                Err(error.into())
+            }
+        }
+    }
+
     /// A sandbox that waits, or a new one; always a new one for limits on processors, which those that wait have no groups for.
-    pub(super) fn take(&self, cpu: &CpuLimits) -> Result<Sandbox, ExecError> {
+    fn any(&self, cpu: &CpuLimits) -> Result<Sandbox, ExecError> {
         if cpu.is_some() {
             return self.launch(cpu);
         }
@@ -217,7 +229,7 @@ impl Sandbox {
     }
 
     /// Ends it and waits until it is gone.
-    pub(super) async fn abandon(mut self) {
+    async fn abandon(mut self) {
         let mut reply = Vec::new();
         let ended = match self.socket.shutdown().await {
             Ok(()) => self.socket.read_to_end(&mut reply).await.map(drop),

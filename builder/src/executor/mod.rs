@@ -38,6 +38,7 @@ mod spec;
 mod standing;
 mod subordinate;
 mod target;
+mod task;
 mod terminal;
 pub mod tier;
 mod ulimit;

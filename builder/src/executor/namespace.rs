@@ -27,7 +27,7 @@ use super::network::helper::{self, Helped};
 use super::network::{Lease, Networks};
 use super::spec::{self, Failure, NetworkPlan, Reply, Spec, Status, Times};
 use super::{
-    DEFAULT_HOSTNAME, ExecError, Executor, ExitReport, Network, Outcome, OutputChunk, Process, Speaker, StepTimes,
+    DEFAULT_HOSTNAME, ExecError, Executor, ExitReport, Network, Outcome, OutputChunk, Process, Speaker, StepTimes, task,
 };
 use crate::ids::Ids;
 use crate::limits::{DEFAULT_PROCESSES, Limits};
@@ -125,12 +125,7 @@ impl Runner {
         let began = Instant::now();
         let lease = self.connect(process.network).await?;
         let connected = Instant::now();
-        let sandbox = self.launcher.take(&process.limits.cpu)?;
-        if let Err(error) = sandbox.group.limit(&process.limits) {
-            sandbox.abandon().await;
-            return Err(error.into());
-        }
-        let Sandbox { socket, printed, group } = sandbox;
+        let Sandbox { socket, printed, group } = self.launcher.take(&process.limits).await?;
         let launched = Instant::now();
         let manner = attached.as_ref().map(|attached| attached.manner);
         let spec = self.spec(process, lease.as_ref(), manner);
@@ -248,16 +243,8 @@ impl NamespaceExecutor {
         cancel: CancellationToken,
     ) -> Result<ExitReport, ExecError> {
         let (runner, process) = (Arc::clone(&self.runner), process.clone());
-        let cancel = cancel.child_token();
-        let _cancel_on_drop = cancel.clone().drop_guard();
-        let task = self
-            .tasks
-            .spawn(async move { runner.execute(&process, attached, output, cancel).await });
-        let ended = |error| ExecError::Start {
-            action: "run its task",
-            source: io::Error::other(error),
-        };
-        task.await.map_err(ended)?
+        let step = |cancel| async move { runner.execute(&process, attached, output, cancel).await };
+        task::run(&self.tasks, &cancel, step).await
     }
 }
 

@@ -247,11 +247,7 @@ impl Layer<'_> {
         let path = self.merged.locate(&named)?;
         if let b'1' = member.typeflag {
             let target = RelPath::parse(&member.link).map_err(|_| Refusal::HardLink)?;
-            let link = early::take(self, (entry(&member, path, EntryKind::Fifo), target))?;
-            if let Some((entry, target)) = &link {
-                self.merged
-                    .keep(entry.path.as_bytes().len() + target.as_bytes().len())?;
-            }
+            let link = early::take_or_keep(self, (entry(&member, path, EntryKind::Fifo), target))?;
             self.early_links.extend(link);
             return Ok(());
         }
@@ -381,6 +377,10 @@ impl Layer<'_> {
 impl TakesLinks for Layer<'_> {
     fn merged(&self) -> &Merged<'_> {
         &self.merged
+    }
+
+    fn keep(&mut self, bytes: usize) -> Result<(), EntryError> {
+        self.merged.keep(bytes)
     }
 
     fn make_link(&mut self, link: TreeEntry, found: TreeEntry, from_below: bool) -> Result<(), EntryError> {

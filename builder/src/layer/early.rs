@@ -17,6 +17,12 @@ pub(crate) trait TakesLinks {
     /// What is there so far.
     fn merged(&self) -> &Merged<'_>;
 
+    /// Counts bytes that stay in memory until the layer ends.
+    ///
+    /// # Errors
+    /// More than there may be.
+    fn keep(&mut self, bytes: usize) -> Result<(), EntryError>;
+
     /// Makes `link` a further name of `found`, which has another one and is of a layer below if `from_below`.
     ///
     /// # Errors
@@ -39,6 +45,18 @@ pub(crate) fn take(layer: &mut impl TakesLinks, (link, named): Link) -> Result<O
         Some((found, from_below)) => layer.make_link(link, found, from_below).map(|()| None),
         None => Ok(Some((link, named))),
     }
+}
+
+/// As [`take`], for a link that has just come: one that is given back is kept in memory until its target comes.
+///
+/// # Errors
+/// Those of [`take`]; more in memory than there may be.
+pub(crate) fn take_or_keep(layer: &mut impl TakesLinks, link: Link) -> Result<Option<Link>, EntryError> {
+    let waits = take(layer, link)?;
+    if let Some((entry, target)) = &waits {
+        layer.keep(entry.path.as_bytes().len() + target.as_bytes().len())?;
+    }
+    Ok(waits)
 }
 
 /// Makes all of `waiting`, now that everything else has come, each as soon as its target is there. The work grows with the number

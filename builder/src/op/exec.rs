@@ -27,7 +27,7 @@ use crate::layer::lower::LowerTrees;
 use crate::layer::tar::WrittenLayer;
 use crate::layer::{diff, tar};
 use crate::layers::store_failed;
-use crate::limits::Limits;
+use crate::limits::StepSettings;
 use crate::phase::Phase;
 use crate::request::{Blame, BuildError};
 use crate::room;
@@ -87,11 +87,7 @@ async fn run_prepared(work: &BuildWork, if_failed: Failed<'_>, prepared: Prepare
         .prepare(below.chains())
         .map_err(|error| store_failed(&error))?;
     preparing.end();
-    let process = Process {
-        limits: job.steps.limits.clone(),
-        ca_bundle: job.steps.ca_bundle.clone(),
-        ..process(exec, active.rootfs.clone(), prepared, job.steps.ca_bundle.is_some())
-    };
+    let process = process(exec, active.rootfs.clone(), prepared, &job.steps);
     let (output, chunks) = mpsc::channel(OUTPUT_QUEUE);
     let (cancel, ended) = (job.cancel.child_token(), CancellationToken::new());
     let running = async {
@@ -171,7 +167,7 @@ async fn abandon(work: &BuildWork, active: Active) -> Result<(), BuildError> {
     .await
 }
 
-fn process(exec: &ExecOp, rootfs: Rootfs, prepared: Prepared, has_ca_bundle: bool) -> Process {
+fn process(exec: &ExecOp, rootfs: Rootfs, prepared: Prepared, settings: &StepSettings) -> Process {
     let Prepared {
         mounts,
         mut env,
@@ -182,7 +178,7 @@ fn process(exec: &ExecOp, rootfs: Rootfs, prepared: Prepared, has_ca_bundle: boo
         files.push(script_of(script));
     }
     env.extend(exec.proxy_env.iter().cloned());
-    if has_ca_bundle {
+    if settings.ca_bundle.is_some() {
         certificates::name(&mut env);
     }
     Process {
@@ -199,8 +195,8 @@ fn process(exec: &ExecOp, rootfs: Rootfs, prepared: Prepared, has_ca_bundle: boo
         mounts,
         shm_size_bytes: exec.shm_size_bytes,
         files,
-        limits: Limits::default(),
-        ca_bundle: None,
+        limits: settings.limits.clone(),
+        ca_bundle: settings.ca_bundle.clone(),
     }
 }
 

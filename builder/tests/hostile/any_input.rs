@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use testdata::fuzz::try_some;
+use testdata::machine::{Need, lacks};
 
 #[expect(
     dead_code,
@@ -22,7 +23,7 @@ const RUNS: u64 = 100;
 )]
 #[expect(clippy::print_stderr, reason = "a long search tells what it did")]
 fn check(name: &str) {
-    if name == "unpack" && !crate::privileged("r08_any_input_unpack") {
+    if name == "unpack" && lacks("r08_any_input_unpack", &[Need::Root]) {
         return;
     }
     let seconds = std::env::var("RBUILD_TEST_FUZZ_SECONDS").ok();

@@ -10,8 +10,7 @@ use proto::digest::{ContentDigest, DiffId, Digest};
 use proto::oci::Compression;
 use proto::tree::{EntryKind, RelPath};
 use testdata::hostile::{device, global, hardlink, header, member, pax, plain, record, sign, symlink, tar};
-
-use crate::privileged;
+use testdata::machine::{Need, lacks};
 
 fn path(text: &str) -> RelPath {
     RelPath::parse(text.as_bytes()).unwrap()
@@ -112,7 +111,7 @@ impl Range {
 
 #[test]
 fn l01_names_cannot_leave_the_root() {
-    if !privileged("l01_names_cannot_leave_the_root") {
+    if lacks("l01_names_cannot_leave_the_root", &[Need::Root]) {
         return;
     }
     let range = Range::new();
@@ -126,7 +125,7 @@ fn l01_names_cannot_leave_the_root() {
 
 #[test]
 fn l02_links_are_followed_inside_the_root_only() {
-    if !privileged("l02_links_are_followed_inside_the_root_only") {
+    if lacks("l02_links_are_followed_inside_the_root_only", &[Need::Root]) {
         return;
     }
     let range = Range::new();
@@ -153,7 +152,10 @@ fn l02_links_are_followed_inside_the_root_only() {
 
 #[test]
 fn l04_an_entry_replaces_a_link_and_never_writes_through_it() {
-    if !privileged("l04_an_entry_replaces_a_link_and_never_writes_through_it") {
+    if lacks(
+        "l04_an_entry_replaces_a_link_and_never_writes_through_it",
+        &[Need::Root],
+    ) {
         return;
     }
     let range = Range::new();
@@ -179,7 +181,7 @@ fn l04_an_entry_replaces_a_link_and_never_writes_through_it() {
 
 #[test]
 fn l03_hard_links_stay_inside() {
-    if !privileged("l03_hard_links_stay_inside") {
+    if lacks("l03_hard_links_stay_inside", &[Need::Root]) {
         return;
     }
     let range = Range::new();
@@ -204,7 +206,7 @@ fn l03_hard_links_stay_inside() {
 
 #[test]
 fn l03_hard_links_survive_any_order_and_replaced_files() {
-    if !privileged("l03_hard_links_survive_any_order_and_replaced_files") {
+    if lacks("l03_hard_links_survive_any_order_and_replaced_files", &[Need::Root]) {
         return;
     }
     let range = Range::new();
@@ -229,7 +231,7 @@ fn l03_hard_links_survive_any_order_and_replaced_files() {
 
 #[test]
 fn l08_whiteouts_remove_what_is_below_and_nothing_else() {
-    if !privileged("l08_whiteouts_remove_what_is_below_and_nothing_else") {
+    if lacks("l08_whiteouts_remove_what_is_below_and_nothing_else", &[Need::Root]) {
         return;
     }
     let range = Range::new();
@@ -269,7 +271,7 @@ fn l08_whiteouts_remove_what_is_below_and_nothing_else() {
 
 #[test]
 fn missing_parents_look_as_they_do_below() {
-    if !privileged("missing_parents_look_as_they_do_below") {
+    if lacks("missing_parents_look_as_they_do_below", &[Need::Root]) {
         return;
     }
     let range = Range::new();
@@ -284,7 +286,10 @@ fn missing_parents_look_as_they_do_below() {
 
 #[test]
 fn l07_devices_and_attributes_that_speak_to_overlayfs_are_kept_out() {
-    if !privileged("l07_devices_and_attributes_that_speak_to_overlayfs_are_kept_out") {
+    if lacks(
+        "l07_devices_and_attributes_that_speak_to_overlayfs_are_kept_out",
+        &[Need::Root],
+    ) {
         return;
     }
     let range = Range::new();
@@ -316,7 +321,7 @@ fn l07_devices_and_attributes_that_speak_to_overlayfs_are_kept_out() {
 
 #[test]
 fn l05_tars_that_readers_disagree_about_are_refused() {
-    if !privileged("l05_tars_that_readers_disagree_about_are_refused") {
+    if lacks("l05_tars_that_readers_disagree_about_are_refused", &[Need::Root]) {
         return;
     }
     let range = Range::new();
@@ -348,7 +353,7 @@ fn l05_tars_that_readers_disagree_about_are_refused() {
 
 #[test]
 fn l06_bombs_end_at_named_limits() {
-    if !privileged("l06_bombs_end_at_named_limits") {
+    if lacks("l06_bombs_end_at_named_limits", &[Need::Root]) {
         return;
     }
     let range = Range::new();
@@ -388,7 +393,7 @@ fn l06_bombs_end_at_named_limits() {
 
 #[test]
 fn l05_a_lone_block_of_zeros_is_no_end() {
-    if !privileged("l05_a_lone_block_of_zeros_is_no_end") {
+    if lacks("l05_a_lone_block_of_zeros_is_no_end", &[Need::Root]) {
         return;
     }
     let range = Range::new();
@@ -401,7 +406,10 @@ fn l05_a_lone_block_of_zeros_is_no_end() {
 
 #[test]
 fn l05_what_is_said_for_all_members_is_their_owner_and_time_only() {
-    if !privileged("l05_what_is_said_for_all_members_is_their_owner_and_time_only") {
+    if lacks(
+        "l05_what_is_said_for_all_members_is_their_owner_and_time_only",
+        &[Need::Root],
+    ) {
         return;
     }
     let range = Range::new();
@@ -486,7 +494,7 @@ fn l06_bombs_of_names_end_at_named_limits() {
 
 #[test]
 fn l07_device_nodes_are_kept_as_they_are_said_to_be() {
-    if !privileged("l07_device_nodes_are_kept_as_they_are_said_to_be") {
+    if lacks("l07_device_nodes_are_kept_as_they_are_said_to_be", &[Need::Root]) {
         return;
     }
     let range = Range::new();
@@ -504,7 +512,10 @@ fn l07_device_nodes_are_kept_as_they_are_said_to_be() {
 
 #[test]
 fn l09_odd_names_are_bytes_that_are_escaped_where_they_are_shown() {
-    if !privileged("l09_odd_names_are_bytes_that_are_escaped_where_they_are_shown") {
+    if lacks(
+        "l09_odd_names_are_bytes_that_are_escaped_where_they_are_shown",
+        &[Need::Root],
+    ) {
         return;
     }
     let range = Range::new();
@@ -545,7 +556,7 @@ fn l11_a_layer_is_what_its_image_says_to_the_last_byte() {
 
 #[test]
 fn t12_an_owner_that_means_nobody_is_refused() {
-    if !privileged("t12_an_owner_that_means_nobody_is_refused") {
+    if lacks("t12_an_owner_that_means_nobody_is_refused", &[Need::Root]) {
         return;
     }
     let range = Range::new();

@@ -12,9 +12,9 @@ use std::path::Path;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::super::device::{Maker, NODES, make};
+use super::super::Process;
+use super::super::device::{Maker, make, standard};
 use super::super::spec::{Attempt, Failure};
-use super::super::{Process, StepDevice};
 use super::supervisor::Printed;
 
 /// Names of what the step prints to, and of its empty input.
@@ -94,16 +94,7 @@ fn nodes(dev: &OwnedFd) -> Result<(), Failure> {
         }
         Err(error) => return Err(error).attempt("make `/dev`"),
     }
-    for (name, major, minor) in NODES {
-        let node = StepDevice {
-            path: format!("/dev/{name}"),
-            block: false,
-            major,
-            minor,
-            mode: 0o666,
-            uid: 0,
-            gid: 0,
-        };
+    for node in standard() {
         make(dev, &node, &mut Maker::InPlace)?;
     }
     Ok(())

@@ -52,8 +52,8 @@ use tokio_util::task::TaskTracker;
 
 use super::launch::{Launcher, Sandbox};
 use super::namespace::{converse, forward, hosts, report, resolv_conf, tell};
-use super::spec;
 use super::{ExecError, Executor, ExitReport, Network, OutputChunk, Process, SecretValue, Security};
+use super::{spec, task};
 use crate::snapshot::rootfs::Rootfs;
 use mounts::failed;
 use pool::Trees;
@@ -193,17 +193,10 @@ impl Executor for ChrootExecutor {
         let runner = Arc::clone(&self.runner);
         let process = process.clone();
         async move {
-            let cancel = cancel.child_token();
-            let _cancel_on_drop = cancel.clone().drop_guard();
-            let task = self
-                .tasks
-                .spawn(async move { runner.execute(process, output, cancel).await });
-            let ended = task.await.map_err(|error| ExecError::Start {
-                action: "run its task",
-                source: io::Error::other(error),
-            });
+            let step = |cancel| runner.execute(process, output, cancel);
+            let ended = task::run(&self.tasks, &cancel, step).await;
             self.expire_later();
-            ended?
+            ended
         }
         .boxed()
     }
@@ -315,12 +308,7 @@ impl Runner {
         })?;
         let mounted = mounting.elapsed();
         let launching = Instant::now();
-        let sandbox = self.launcher.take(&process.limits.cpu)?;
-        if let Err(error) = sandbox.group.limit(&process.limits) {
-            sandbox.abandon().await;
-            return Err(error.into());
-        }
-        let Sandbox { socket, printed, group } = sandbox;
+        let Sandbox { socket, printed, group } = self.launcher.take(&process.limits).await?;
         let launched = Instant::now();
         let (reply, (), ()) = tokio::join!(
             converse(socket, message, cancel.clone()),
